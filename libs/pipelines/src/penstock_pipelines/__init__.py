@@ -1,0 +1,1 @@
+"""Pipelines as data: the model of ``pipeline.yaml``, its loader and its JSON Schema."""

@@ -1,0 +1,146 @@
+"""Names, owners and shapes of a pipeline's topics.
+
+One `Topic` says everything that ``penstock topics plan`` compares with the broker.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+MIB: Final = 1024 * 1024
+DEAD_LETTER_HEADROOM_BYTES: Final = 64 * 1024
+"""A dead letter is the original record plus headers, so its topic takes this much more."""
+EVENTS_MAX_BYTES: Final = 4 * MIB
+AUDIT_TOPIC: Final = "penstock.audit.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as it should be on the broker.
+
+    Parameters
+    ----------
+    name
+        Topic name.
+    partitions
+        Number of partitions; never lowered.
+    value_schema
+        File name of the ``.avsc`` registered under ``<name>-value``; None where the value is
+        the user's own or raw bytes.
+    config
+        Topic configuration that differs from the broker's default.
+    """
+
+    name: str
+    partitions: int
+    value_schema: str | None = None
+    config: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineTopics:
+    """The topic names of one pipeline.
+
+    Examples
+    --------
+    >>> PipelineTopics("fraud").predictions
+    'fraud.predictions.v1'
+    >>> PipelineTopics("fraud").dead_letter("fraud.events.v1")
+    'fraud.events.v1.dlq'
+    """
+
+    pipeline: str
+    overrides: dict[str, str] = field(default_factory=dict)
+
+    def _name(self, role: str, default: str) -> str:
+        return self.overrides.get(role, f"{self.pipeline}.{default}")
+
+    @property
+    def events(self) -> str:
+        """Raw events, written by producer applications."""
+        return self._name("events", "events.v1")
+
+    @property
+    def features(self) -> str:
+        """FeatureVectors, written by ingest."""
+        return self._name("features", "features.v1")
+
+    @property
+    def predictions(self) -> str:
+        """Predictions of the stream path, written by inference."""
+        return self._name("predictions", "predictions.v1")
+
+    @property
+    def predictions_rest(self) -> str:
+        """Predictions of the REST path, written by the gateway, at most once."""
+        return self._name("predictions_rest", "predictions.rest.v1")
+
+    @property
+    def predictions_shadow(self) -> str:
+        """Predictions of shadow versions and isolated replays."""
+        return self._name("predictions_shadow", "predictions.shadow.v1")
+
+    @property
+    def interactions(self) -> str:
+        """Labels and feedback, written by producer applications."""
+        return self._name("interactions", "interactions.v1")
+
+    @property
+    def models(self) -> str:
+        """Routing states, compacted, one partition."""
+        return self._name("models", "models.v1")
+
+    @property
+    def ingest_state(self) -> str:
+        """Changelog of ingest's keyed aggregates, compacted, same partitions as events."""
+        return self._name("ingest_state", "ingest-state.v1")
+
+    @staticmethod
+    def dead_letter(topic: str) -> str:
+        """Return the dead-letter topic of ``topic``."""
+        return f"{topic}.dlq"
+
+    @staticmethod
+    def parked(topic: str) -> str:
+        """Return the topic of records parked from ``topic``."""
+        return f"{topic}.parked"
+
+    def all(self, partitions: int) -> list[Topic]:
+        """Return every topic of the pipeline that today's services use, as it should be.
+
+        Parameters
+        ----------
+        partitions
+            Partitions of the keyed topics; outputs go to the partition of their source record.
+        """
+        lz4 = {"compression.type": "producer"}
+        dead = {
+            **lz4,
+            "max.message.bytes": str(EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES),
+            # A dead letter keeps its original timestamp, however odd.
+            "message.timestamp.before.max.ms": "9223372036854775807",
+            "message.timestamp.after.max.ms": "9223372036854775807",
+        }
+        events = {
+            **lz4,
+            "max.message.bytes": str(EVENTS_MAX_BYTES),
+            "message.timestamp.before.max.ms": "9223372036854775807",
+            "message.timestamp.after.max.ms": "9223372036854775807",
+        }
+        compacted = {"cleanup.policy": "compact", **lz4}
+        return [
+            Topic(self.events, partitions, None, events),
+            Topic(self.features, partitions, "feature_vector.avsc", lz4),
+            Topic(self.predictions, partitions, "prediction.avsc", lz4),
+            Topic(self.predictions_rest, partitions, "prediction.avsc", lz4),
+            Topic(self.predictions_shadow, partitions, "prediction.avsc", lz4),
+            Topic(self.interactions, partitions, "interaction.avsc", lz4),
+            Topic(self.models, 1, "routing_state.avsc", compacted),
+            Topic(self.ingest_state, partitions, None, compacted),
+            *(
+                Topic(name(source), partitions, None, dead)
+                for source in (self.events, self.features)
+                for name in (self.dead_letter, self.parked)
+            ),
+        ]
