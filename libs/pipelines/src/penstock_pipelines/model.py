@@ -121,6 +121,9 @@ class WriteBack(Section):
     """Feature view written to."""
     fields: dict[str, str]
     """Feature of the view: name of our feature."""
+    state: str | None = None
+    """Feature of the view (Array(Float64)) that takes the entity's whole aggregate state, so that
+    the REST path computes the same features as the stream."""
     every_s: PositiveFloat = 5.0
     """Time between writes, seconds."""
 

@@ -81,12 +81,16 @@ class HandledBatch:
     terminal
         Number of output records that are a row's terminal outcome; with the dead letters and the
         skips it must equal the number of rows, and the loop checks that.
+    origins
+        ``topic/partition/offset`` in the events topic of a dead-letter row, where that is not the
+        record itself.
     """
 
     outputs: list[OutputColumns]
     dead_letters: list[tuple[int, RecordError]] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
     terminal: int = 0
+    origins: dict[int, str] = field(default_factory=dict)
 
 
 class PendingBatch(Protocol):
