@@ -149,7 +149,7 @@ class Handler(Protocol):
         """Learn that everything up to the last `changelog` call is committed."""
 
     def rolled_back(self, partitions: Sequence[int], deadline_s: float) -> None:
-        """Learn that the transaction was aborted: return to the committed state of ``partitions``."""
+        """Learn of an abort: return to the committed state of ``partitions``."""
 
 
 class StatelessHandler:

@@ -1,0 +1,177 @@
+"""How Kafka is reached and how the loop turns: the only place with librdkafka's dotted keys.
+
+Durations are seconds here and milliseconds only in the dictionaries handed to the client. Defaults
+that differ from librdkafka's carry the reason.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from penstock_schemas.topics import DEAD_LETTER_HEADROOM_BYTES, EVENTS_MAX_BYTES
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr
+
+from penstock_streaming.client_log import client_logger
+
+MESSAGE_MAX_BYTES = EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES
+"""Largest message a producer of ours sends: a dead letter of the largest event."""
+
+
+class KafkaSettings(BaseModel):
+    """Connection to a Kafka cluster. Immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    """Comma-separated host:port."""
+    security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    """Transport and authentication."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    """Needed with a sasl protocol."""
+    sasl_username: str | None = None
+    """User of the SASL mechanism."""
+    sasl_password: SecretStr | None = None
+    """Password of the SASL mechanism."""
+    ssl_ca_file: Path | None = None
+    """PEM file of the certificate authority; the system's when unset."""
+    ssl_certificate_file: Path | None = None
+    """PEM file of the client's certificate, for mutual TLS."""
+    ssl_key_file: Path | None = None
+    """PEM file of the client's key, for mutual TLS."""
+    ssl_key_password: SecretStr | None = None
+    """Password of the client's key."""
+    request_timeout_s: PositiveFloat = 10.0
+    """Longest wait for an answer of a broker, seconds."""
+    metadata_refresh_s: PositiveFloat = 30.0
+    """Time after which new partitions are seen, seconds; librdkafka's 300 s is too long for us."""
+
+    def as_librdkafka(self) -> dict[str, object]:
+        """Return a new dictionary for any kind of client; nothing is shared or changed."""
+        config: dict[str, object] = {
+            "bootstrap.servers": self.bootstrap_servers,
+            "security.protocol": self.security_protocol,
+            "socket.keepalive.enable": True,
+            "socket.timeout.ms": int(self.request_timeout_s * 1000),
+            "topic.metadata.refresh.interval.ms": int(self.metadata_refresh_s * 1000),
+            "reconnect.backoff.max.ms": 2000,
+            "logger": client_logger(),
+        }
+        optional: dict[str, object | None] = {
+            "sasl.mechanism": self.sasl_mechanism,
+            "sasl.username": self.sasl_username,
+            "sasl.password": self.sasl_password and self.sasl_password.get_secret_value(),
+            "ssl.ca.location": self.ssl_ca_file and str(self.ssl_ca_file),
+            "ssl.certificate.location": self.ssl_certificate_file
+            and str(self.ssl_certificate_file),
+            "ssl.key.location": self.ssl_key_file and str(self.ssl_key_file),
+            "ssl.key.password": self.ssl_key_password and self.ssl_key_password.get_secret_value(),
+        }
+        config.update({key: value for key, value in optional.items() if value is not None})
+        return config
+
+    def consumer_config(self, group_id: str, loop: LoopSettings) -> dict[str, object]:
+        """Return the configuration of a loop's consumer: it never commits by itself."""
+        return {
+            **self.as_librdkafka(),
+            "group.id": group_id,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": int(loop.session_timeout_s * 1000),
+            "heartbeat.interval.ms": int(loop.session_timeout_s * 1000 / 4),
+            "max.poll.interval.ms": int(loop.max_poll_interval_s * 1000),
+            # The default of 1000 ms starves a consumer that empties its queue.
+            "fetch.queue.backoff.ms": 10,
+            "fetch.message.max.bytes": MESSAGE_MAX_BYTES,
+            "queued.min.messages": loop.prefetch_rows,
+            "queued.max.messages.kbytes": loop.prefetch_kib,
+            "statistics.interval.ms": int(loop.statistics_interval_s * 1000),
+        }
+
+    def producer_config(
+        self, loop: LoopSettings, transactional_id: str | None = None
+    ) -> dict[str, object]:
+        """Return the configuration of a producer; transactional when an id is given."""
+        config: dict[str, object] = {
+            **self.as_librdkafka(),
+            "enable.idempotence": True,
+            # librdkafka's default partitioner is not Java's: keys would land apart.
+            "partitioner": "murmur2_random",
+            "compression.type": loop.compression,
+            "linger.ms": loop.linger_s * 1000,
+            "batch.size": loop.producer_batch_bytes,
+            "message.max.bytes": MESSAGE_MAX_BYTES,
+            "queue.buffering.max.messages": loop.producer_queue_rows,
+            "queue.buffering.max.kbytes": loop.producer_queue_kib,
+        }
+        if transactional_id is not None:
+            config["transactional.id"] = transactional_id
+            config["transaction.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
+        else:
+            config["delivery.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
+        return config
+
+
+class LoopSettings(BaseModel):
+    """How a loop batches, commits, waits and gives up. Immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    """exactly_once: one Kafka transaction; at_least_once: flush, then commit (lower latency)."""
+    max_batch_rows: PositiveInt = 4096
+    """Most records handed to the handler at once."""
+    max_in_flight: PositiveInt = 2
+    """Batches submitted to the handler and not finished."""
+    commit_interval_s: PositiveFloat = 0.1
+    """Age at which a transaction is committed, seconds: the knob between latency and throughput."""
+    max_transaction_rows: PositiveInt = 50_000
+    """Records after which a transaction is committed at once."""
+    transaction_timeout_s: float = Field(default=10.0, ge=1.0, le=900.0)
+    """Age at which the broker aborts a transaction, seconds; deliveries have the same time."""
+    commit_timeout_s: PositiveFloat = 8.0
+    """Longest wait for one commit or abort, seconds; then its outcome counts as unknown."""
+    init_timeout_s: PositiveFloat = 10.0
+    """Longest wait for a producer to get its transactional id, seconds."""
+    restore_timeout_s: PositiveFloat = 60.0
+    """Time a handler has to restore the state of its partitions, seconds; less than
+    max_poll_interval_s, more than transaction_timeout_s."""
+    drain_timeout_s: PositiveFloat = 5.0
+    """Time to finish what is in flight after stop, seconds."""
+    result_timeout_s: PositiveFloat = 30.0
+    """Longest time a batch may be in flight before it is submitted again, seconds."""
+    stall_s: PositiveFloat = 1.0
+    """Time without a finished batch after which partitions are paused, seconds."""
+    idle_poll_s: PositiveFloat = 0.1
+    """Longest wait for a record when there is nothing else to do, seconds."""
+    retry_max_wait_s: PositiveFloat = 10.0
+    """Longest wait between two attempts while a dependency is away, seconds. Attempts go on until
+    it is back: an outage is never drained into the dead letters."""
+    fenced_budget: int = Field(default=1, ge=0)
+    """Re-creations of a producer that reports itself fenced, per ten minutes; beyond it the
+    worker exits. Our transactional id is ours alone, so the usual cause is our own time-out."""
+    max_output_bytes: PositiveInt = 1_000_000
+    """Largest key plus value of an output record; the row of a larger one is a dead letter."""
+    session_timeout_s: float = Field(default=10.0, ge=6.0)
+    """Silence after which the group gives our partitions away, seconds."""
+    max_poll_interval_s: PositiveFloat = 300.0
+    """Longest time between two polls, seconds."""
+    prefetch_rows: PositiveInt = 16_384
+    """Records fetched ahead per partition."""
+    prefetch_kib: PositiveInt = 16_384
+    """KiB fetched ahead per partition."""
+    producer_queue_rows: PositiveInt = 200_000
+    """Records waiting in the producer."""
+    producer_queue_kib: PositiveInt = 65_536
+    """KiB waiting in the producer."""
+    producer_batch_bytes: PositiveInt = 262_144
+    """Largest batch sent to a partition; keep it below the topics' max.message.bytes."""
+    linger_s: float = Field(default=0.005, ge=0.0)
+    """Wait for a producer batch to fill, seconds; a commit does not wait for it."""
+    compression: Literal["none", "lz4", "zstd", "snappy", "gzip"] = "lz4"
+    """Codec of what we produce."""
+    statistics_interval_s: PositiveFloat = 1.0
+    """Time between two measurements of lag, seconds."""
