@@ -103,7 +103,9 @@ class Feature(Section):
         if sum(s is not None for s in sources) != 1:
             raise ValueError(f"feature {self.name!r}: give exactly one of from, aggregate, feast")
         if (self.transform == "one_hot") != bool(self.values):
-            raise ValueError(f"feature {self.name!r}: values belong to transform one_hot, and only there")
+            raise ValueError(
+                f"feature {self.name!r}: values belong to transform one_hot, and only there"
+            )
         return self
 
     @property
