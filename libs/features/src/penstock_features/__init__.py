@@ -1,1 +1,1 @@
-"""TODO"""
+"""Feature vectors: declarative transforms, keyed aggregates and Feast online reads."""
