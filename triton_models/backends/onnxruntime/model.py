@@ -5,6 +5,8 @@ The embedded server ships no native ONNX backend. This one takes its name and it
 the native backend. One instance runs one session with one thread; the requests that the server
 hands over together become one run.
 
+Tensors cross by DLPack: the server's own NumPy conversion returns empty outputs with NumPy 2.
+
 Environment
 -----------
 PENSTOCK_TRITON_SITE_PACKAGES
@@ -23,9 +25,9 @@ if _SITE_PACKAGES and _SITE_PACKAGES not in sys.path:
     # In front: the stub's own interpreter may carry another NumPy.
     sys.path.insert(0, _SITE_PACKAGES)
 
-import numpy as np
-import onnxruntime
-import triton_python_backend_utils as pb_utils
+import numpy as np  # noqa: E402
+import onnxruntime  # noqa: E402
+import triton_python_backend_utils as pb_utils  # noqa: E402
 
 _ONNX_TYPES = {
     "tensor(float)": "TYPE_FP32",
@@ -118,7 +120,7 @@ class TritonPythonModel:
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             if tensor is None:
                 raise ValueError(f"input {name!r} is missing")
-            array = tensor.as_numpy()
+            array = np.from_dlpack(tensor)
             if array.dtype != dtype:
                 raise ValueError(f"input {name!r}: expected {dtype}, got {array.dtype}")
             _check_shape("input", name, shape, array.shape)
@@ -145,7 +147,7 @@ class TritonPythonModel:
         for index, feeds in group:
             stop = start + feeds[0].shape[0] if len(group) > 1 else None
             tensors = [
-                pb_utils.Tensor(name, np.ascontiguousarray(output[start:stop]))
+                pb_utils.Tensor.from_dlpack(name, np.ascontiguousarray(output[start:stop]))
                 for name, output in zip(self._output_names, outputs, strict=True)
             ]
             responses[index] = pb_utils.InferenceResponse(output_tensors=tensors)
@@ -159,7 +161,9 @@ class TritonPythonModel:
         for (name, dtype, shape), output in zip(self._outputs, outputs, strict=True):
             if output.dtype != dtype:
                 raise ValueError(f"output {name!r}: expected {dtype}, got {output.dtype}")
-            _check_shape("output", name, shape if rows is None else (rows, *shape[1:]), output.shape)
+            _check_shape(
+                "output", name, shape if rows is None else (rows, *shape[1:]), output.shape
+            )
         return outputs
 
     def finalize(self):
