@@ -1,0 +1,121 @@
+"""Ports of the embedded stack: names, defaults, overrides and the common offset.
+
+Every port is on 127.0.0.1. The hidden ones (KRaft controller, Ray's own) shift with the rest, so
+that two stacks with different offsets share a machine.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from penstock_schemas.errors import ConfigError
+
+HOST: Final = "127.0.0.1"
+
+PUBLIC_PORTS: Final[Mapping[str, int]] = {
+    "KAFKA": 9092,
+    "REGISTRY": 8081,
+    "TRITON": 8100,
+    "TRITON_GRPC": 8101,
+    "TRITON_METRICS": 8102,
+    "GATEWAY": 8000,
+    "RAY": 8265,
+    "MLFLOW": 5000,
+    "INGEST": 9101,
+    "INFERENCE": 9102,
+    "DRIFT": 9103,
+    "RETRAIN_TRIGGER": 9104,
+    "PROMETHEUS": 9090,
+    "CONSOLE": 8090,
+}
+HIDDEN_PORTS: Final[Mapping[str, int]] = {
+    "KAFKA_CONTROLLER": 9093,
+    "REGISTRY_MANAGEMENT": 8082,
+    "RAY_GCS": 6379,
+    "RAY_NODE_MANAGER": 8266,
+    "RAY_OBJECT_MANAGER": 8267,
+    "RAY_AGENT": 8268,
+    "RAY_AGENT_GRPC": 8269,
+    "RAY_METRICS": 8270,
+    "RAY_RUNTIME_ENV": 8271,
+    "RAY_CLIENT": 8272,
+    "RAY_WORKERS": 10100,
+}
+RAY_WORKER_PORTS: Final = 300
+"""Ports from RAY_WORKERS on that Ray's workers may bind."""
+
+_PORT_VARIABLE = re.compile(r"PENSTOCK_([A-Z_]+)_PORT")
+_SERVICE_SETTING = re.compile(r"PENSTOCK_(INGEST|INFERENCE|DRIFT|RETRAIN_TRIGGER)_.+_PORT")
+_HIGHEST_PORT = 65_535
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """The effective port of every endpoint, by the name used in ``PENSTOCK_<NAME>_PORT``.
+
+    Examples
+    --------
+    >>> endpoints = Endpoints.from_environment({"PENSTOCK_MLFLOW_PORT": "5500"}, offset=10000)
+    >>> endpoints.port("MLFLOW"), endpoints.address("KAFKA")
+    (15500, '127.0.0.1:19092')
+    """
+
+    ports: Mapping[str, int]
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], offset: int = 0) -> Endpoints:
+        """Return the ports of ``environment`` shifted by ``offset``.
+
+        Raises
+        ------
+        ConfigError
+            An unknown ``PENSTOCK_…_PORT``, a value that is no port, or two equal ports.
+        """
+        ports = {**PUBLIC_PORTS, **HIDDEN_PORTS}
+        for variable, text in environment.items():
+            match = _PORT_VARIABLE.fullmatch(variable)
+            if match is None or _SERVICE_SETTING.fullmatch(variable):
+                continue
+            name = match.group(1)
+            if name not in ports:
+                near = difflib.get_close_matches(name, ports, n=1)
+                hint = f"; did you mean PENSTOCK_{near[0]}_PORT?" if near else ""
+                raise ConfigError(f"{variable} is not a setting of the stack{hint}")
+            if not text.isdecimal():
+                raise ConfigError(f"{variable} must be a port number, got {text!r}")
+            ports[name] = int(text)
+        shifted = {name: port + offset for name, port in ports.items()}
+        _check(shifted, offset)
+        return cls(shifted)
+
+    def port(self, name: str) -> int:
+        """Return the port called ``name``."""
+        return self.ports[name]
+
+    def address(self, name: str) -> str:
+        """Return ``host:port``."""
+        return f"{HOST}:{self.ports[name]}"
+
+    def url(self, name: str, path: str = "") -> str:
+        """Return the HTTP URL of an endpoint."""
+        return f"http://{self.address(name)}{path}"
+
+
+def _check(ports: Mapping[str, int], offset: int) -> None:
+    owner: dict[int, str] = {}
+    for name, port in ports.items():
+        last = port + (RAY_WORKER_PORTS - 1 if name == "RAY_WORKERS" else 0)
+        if not 0 < port <= last <= _HIGHEST_PORT:
+            raise ConfigError(
+                f"port {port} of {name} is out of range; change PENSTOCK_{name}_PORT "
+                f"or --port-offset (now {offset})"
+            )
+        if port in owner:
+            raise ConfigError(
+                f"PENSTOCK_{name}_PORT and PENSTOCK_{owner[port]}_PORT are both {port}"
+            )
+        owner[port] = name

@@ -1,0 +1,36 @@
+"""The embedded MLflow tracking server and model registry: SQLite and a folder of artifacts."""
+
+from __future__ import annotations
+
+import sys
+
+from penstock_stack import probes
+from penstock_stack.component import Component, Launch, StackConfig
+from penstock_stack.endpoints import HOST
+
+NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+
+
+def mlflow(config: StackConfig) -> Component:
+    """Return MLflow's component."""
+    port = config.endpoints.port("MLFLOW")
+    return Component(
+        name="mlflow",
+        prepare=lambda: _prepare(config),
+        is_ready=lambda: probes.http_ok(port, "/health"),
+        ports=("MLFLOW",),
+        endpoint=config.endpoints.url("MLFLOW"),
+        deadline_s=120.0,
+    )
+
+
+def _prepare(config: StackConfig) -> Launch:
+    home = config.data_dir / "mlflow"
+    (home / "artifacts").mkdir(parents=True, exist_ok=True)
+    argv = (
+        *(sys.executable, "-m", "mlflow", "server"),
+        *("--host", HOST, "--port", str(config.endpoints.port("MLFLOW")), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
+        *("--serve-artifacts", "--artifacts-destination", str(home / "artifacts")),
+    )
+    return Launch(argv, {**NO_TELEMETRY, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, home)

@@ -1,0 +1,51 @@
+"""Readiness probes: each answers yes or no in about a second and never raises."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import socket
+from typing import Any
+
+from penstock_stack.endpoints import HOST
+
+PROBE_TIMEOUT_S = 1.0
+_SILENT = logging.getLogger("penstock_stack.probes.librdkafka")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+
+def tcp_open(port: int, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Say whether something accepts connections on a local port."""
+    try:
+        with socket.create_connection((HOST, port), timeout=timeout_s):
+            return True
+    except OSError:
+        return False
+
+
+def http_ok(port: int, path: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Say whether ``GET path`` answers with 200."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def kafka_answers(port: int, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Say whether a broker answers a metadata request."""
+    if not tcp_open(port, timeout_s):
+        return False
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import AdminClient
+
+    settings: dict[str, Any] = {"bootstrap.servers": f"{HOST}:{port}", "logger": _SILENT}
+    admin = AdminClient(settings)
+    try:
+        return bool(admin.list_topics(timeout=timeout_s).brokers)
+    except KafkaException:
+        return False

@@ -1,0 +1,89 @@
+"""The embedded Ray head node."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+import sys
+from pathlib import Path
+
+from penstock_stack import probes
+from penstock_stack.component import Component, Launch, StackConfig
+from penstock_stack.endpoints import HOST, RAY_WORKER_PORTS
+
+LOGICAL_CPUS = 4
+"""Ray counts CPUs, it does not bind them; replicas and jobs must fit on two real cores."""
+OBJECT_STORE_BYTES = 200 * 1024 * 1024
+
+
+def ray_temp_dir(data_dir: Path) -> Path:
+    """Return Ray's own folder, short because its socket paths must stay below 108 bytes."""
+    return Path("/tmp") / f"ps-{hashlib.sha256(str(data_dir).encode()).hexdigest()[:12]}"  # noqa: S108
+
+
+def ray_environment(config: StackConfig) -> dict[str, str]:
+    """Return what every process that talks to this Ray needs in its environment."""
+    return {
+        "RAY_ADDRESS": config.endpoints.address("RAY_GCS"),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(config.data_dir / "ray-token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Under `uv run` Ray would rebuild the environment for each worker.
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        # Idle workers at start cost seconds of two cores and serve nobody.
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        # setproctitle would overwrite the environment by which `down` recognises workers.
+        "SPT_NOENV": "1",
+    }
+
+
+def ray_head(config: StackConfig) -> Component:
+    """Return the head node's component."""
+    ports = ("RAY_GCS", "RAY_NODE_MANAGER", "RAY")
+    return Component(
+        name="ray",
+        prepare=lambda: _prepare(config),
+        is_ready=lambda: all(probes.tcp_open(config.endpoints.port(name)) for name in ports),
+        ports=ports,
+        endpoint=config.endpoints.url("RAY"),
+        deadline_s=90.0,
+    )
+
+
+def _prepare(config: StackConfig) -> Launch:
+    token = config.data_dir / "ray-token"
+    if not token.is_file():
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32), "ascii")
+    temp = ray_temp_dir(config.data_dir)
+    shutil.rmtree(temp, ignore_errors=True)  # sockets and logs of an earlier session
+    logs = config.logs / "ray"
+    logs.unlink(missing_ok=True)
+    logs.symlink_to(temp / "session_latest" / "logs")
+    port = config.endpoints.port
+    first_worker = port("RAY_WORKERS")
+    flags = {
+        "node-ip-address": HOST,
+        "port": port("RAY_GCS"),
+        "node-manager-port": port("RAY_NODE_MANAGER"),
+        "object-manager-port": port("RAY_OBJECT_MANAGER"),
+        "ray-client-server-port": port("RAY_CLIENT"),
+        "dashboard-host": HOST,
+        "dashboard-port": port("RAY"),
+        "dashboard-agent-listen-port": port("RAY_AGENT"),
+        "dashboard-agent-grpc-port": port("RAY_AGENT_GRPC"),
+        "metrics-export-port": port("RAY_METRICS"),
+        "runtime-env-agent-port": port("RAY_RUNTIME_ENV"),
+        "min-worker-port": first_worker,
+        "max-worker-port": first_worker + RAY_WORKER_PORTS - 1,
+        "num-cpus": LOGICAL_CPUS,
+        "object-store-memory": OBJECT_STORE_BYTES,
+        "temp-dir": temp,
+    }
+    ray = str(Path(sys.executable).with_name("ray"))
+    argv = (ray, "start", "--head", "--block", *(f"--{k}={v}" for k, v in flags.items()))
+    environment = ray_environment(config)
+    del environment["RAY_ADDRESS"]  # `ray start --head` refuses to start with an address
+    return Launch((sys.executable, *argv, "--disable-usage-stats"), environment)

@@ -1,0 +1,223 @@
+"""One component under supervision: bring it up, watch it, bring it up again."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from penstock_schemas.errors import FatalError
+
+from penstock_stack import processes
+from penstock_stack.component import Component, ComponentFailed, StackConfig
+from penstock_stack.log_files import tail
+from penstock_stack.ports import require_free
+from penstock_stack.processes import ProcessIdentity
+from penstock_stack.state import StateFile
+
+POLL_S: Final = 0.1
+FIRST_ATTEMPTS: Final = 3
+"""Attempts to bring a component up for the first time before the whole start fails."""
+MAX_BACKOFF_S: Final = 10.0
+STABLE_S: Final = 60.0
+"""A component that stayed up this long starts its backoff afresh."""
+
+_log = logging.getLogger(__name__)
+
+
+class Unit:
+    """Runs one component in a thread of its own until the stack stops.
+
+    Parameters
+    ----------
+    component
+        What to run.
+    config
+        The stack it belongs to.
+    state
+        Where its state is written.
+    stopping
+        Set when the stack stops.
+    """
+
+    def __init__(
+        self,
+        component: Component,
+        config: StackConfig,
+        state: StateFile,
+        stopping: threading.Event,
+    ) -> None:
+        self.component = component
+        self.ready = threading.Event()
+        self.error: FatalError | None = None
+        self.generation = 0
+        self.identity: ProcessIdentity | None = None
+        self._config = config
+        self._state = state
+        self._stopping = stopping
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._peers: Mapping[str, Unit] = {}
+        self._thread = threading.Thread(target=self._run, name=component.name, daemon=True)
+
+    @property
+    def log(self) -> Path:
+        """The component's log file."""
+        return self._config.logs / f"{self.component.name}.log"
+
+    def start(
+        self, peers: Mapping[str, Unit], adopted: ProcessIdentity | None, started_at: float
+    ) -> None:
+        """Begin; ``adopted`` is a live process of an earlier supervisor, taken over as it is."""
+        self._peers = peers
+        self._started_at = started_at
+        self.identity = adopted
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            self._keep_up()
+        except FatalError as exc:
+            self._fail(exc)
+        except Exception as exc:
+            _log.exception("supervision of %s failed", self.component.name)
+            self._fail(ComponentFailed(f"{self.component.name}: {exc!r}"))
+
+    def _fail(self, error: FatalError) -> None:
+        self.error = error
+        if not self._stopping.is_set():
+            self._report(state="failed", error=str(error))
+
+    def _report(self, **fields: object) -> None:
+        self._state.change_component(self.component.name, **fields)
+
+    def _keep_up(self) -> None:
+        failures = 0
+        while self._wait_for_needs():
+            peers = self._peer_generations()
+            try:
+                self._bring_up()
+            except FatalError as exc:
+                failures += 1
+                if self.generation == 0 and (failures >= FIRST_ATTEMPTS or not _retry(exc)):
+                    raise
+                self._report(state="restarting", process=None, error=str(exc))
+            else:
+                if self.component.is_job or self._stopping.is_set():
+                    return
+                up_since = time.monotonic()
+                reason = self._watch(peers)
+                if reason is None:
+                    return
+                failures = 1 if time.monotonic() - up_since > STABLE_S else failures + 1
+                self._begin_restart(reason)
+            self._stopping.wait(min(MAX_BACKOFF_S, 0.25 * 2**failures))
+
+    def _begin_restart(self, reason: str) -> None:
+        self.ready.clear()
+        restarts = self._state.current.components[self.component.name].restarts + 1
+        _log.warning("%s: %s, starting it again", self.component.name, reason)
+        self._report(state="restarting", process=None, error=reason, restarts=restarts)
+        self.identity = None
+        processes.sweep(self._config.data_dir, self.component.name, self.component.stop_s)
+
+    def _wait_for_needs(self) -> bool:
+        """Wait until what it needs is ready; False when the stack stops instead."""
+        needs = [self._peers[name] for name in self.component.needs]
+        while not self._stopping.is_set():
+            if all(unit.ready.is_set() for unit in needs):
+                return True
+            self._stopping.wait(POLL_S)
+        return False
+
+    def _peer_generations(self) -> dict[str, int]:
+        return {name: self._peers[name].generation for name in self.component.restarts_with}
+
+    def _bring_up(self) -> None:
+        component = self.component
+        if component.action is not None:
+            self._report(state="starting")
+            component.action()
+            self._become_ready("done")
+            return
+        deadline = time.monotonic() + component.deadline_s
+        if self.identity is None or not self.identity.is_alive:
+            self._spawn()
+            deadline = time.monotonic() + component.deadline_s
+        self._report(state="starting", process=self.identity)
+        while not self._stopping.is_set():
+            code = self._exit_code()
+            if code == 0 and component.is_job:
+                self._become_ready("done")
+                return
+            if code is not None:
+                raise self._failure(f"ended with exit code {code} before it was ready")
+            if component.is_ready is not None and component.is_ready():
+                self._become_ready("ready")
+                return
+            if time.monotonic() > deadline:
+                self._kill()
+                raise self._failure(f"was not ready after {component.deadline_s:.0f} s")
+            self._stopping.wait(POLL_S)
+
+    def _spawn(self) -> None:
+        component = self.component
+        assert component.prepare is not None, "a component has an action or a preparation"  # noqa: S101
+        processes.sweep(self._config.data_dir, component.name)
+        require_free(component.ports, self._config.endpoints)
+        self._report(state="preparing", process=None)
+        launch = component.prepare()
+        if self._stopping.is_set():
+            return
+        self._popen = processes.spawn(launch, self.log, self._config.data_dir, component.name)
+        self.identity = ProcessIdentity.of(self._popen.pid)
+
+    def _become_ready(self, state: str) -> None:
+        self.generation += 1
+        fields: dict[str, object] = {"state": state, "error": None}
+        if self.generation == 1:
+            fields["ready_after_s"] = round(time.monotonic() - self._started_at, 1)
+        if state == "done":
+            fields["process"] = None
+        self._report(**fields)
+        self.ready.set()
+
+    def _failure(self, what: str) -> ComponentFailed:
+        end = tail(self.log)
+        detail = f"; its log ends with:\n{end}" if end else ""
+        return ComponentFailed(f"{self.component.name} {what} (log: {self.log}){detail}")
+
+    def _exit_code(self) -> int | None:
+        """Return None while it runs; -1 where the code is not ours to know."""
+        if self._popen is not None and self.identity and self._popen.pid == self.identity.pid:
+            return self._popen.poll()
+        return None if self.identity is not None and self.identity.is_alive else -1
+
+    def _watch(self, peers: Mapping[str, int]) -> str | None:
+        """Return why the component must start again, or None when the stack stops."""
+        while not self._stopping.wait(POLL_S):
+            code = self._exit_code()
+            if code is not None:
+                return f"ended with exit code {code}" if code != -1 else "ended"
+            if self._peer_generations() != peers:
+                return "what it depends on was started again"
+        return None
+
+    def _kill(self) -> None:
+        if self.identity is not None:
+            processes.send([self.identity], signal.SIGKILL)
+        processes.sweep(self._config.data_dir, self.component.name)
+        self.identity = None
+
+
+def _retry(error: FatalError) -> bool:
+    """Only a component's own failure is worth another attempt; a setting stays wrong."""
+    return isinstance(error, ComponentFailed)
