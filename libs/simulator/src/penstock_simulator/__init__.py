@@ -1,1 +1,1 @@
-"""TODO"""
+"""Simulated industry data with plantable drift, published as any foreign producer would."""

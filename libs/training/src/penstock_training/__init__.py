@@ -1,1 +1,1 @@
-"""TODO"""
+"""Training: trainers, ONNX export, MLflow tracking and publication to the model server."""

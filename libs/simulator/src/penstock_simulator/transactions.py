@@ -1,0 +1,191 @@
+"""Card transactions: who pays what, where and when, and which of them are fraud."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from penstock_simulator.arrivals import (
+    DAY_S,
+    RecentActivity,
+    arrival_times,
+    draw_accounts,
+    start_before,
+)
+from penstock_simulator.fraud_risk import (
+    CATEGORIES,
+    CHANGED,
+    CHANNELS,
+    ONLINE,
+    USUAL,
+    Signals,
+)
+from penstock_simulator.generators import Drift, SimulatedBatch
+from penstock_simulator.population import COUNTRIES, make_population
+
+_CATEGORY_SHARES: Final = (0.27, 0.17, 0.10, 0.14, 0.07, 0.05, 0.05, 0.09, 0.02, 0.04)
+_CATEGORY_LEVEL: Final = np.array([0.0, 0.0, 0.6, 0.4, -0.4, 1.8, 1.4, -0.8, 0.5, 1.1])
+"""Log of the median amount in a category against the account's typical amount."""
+_AMOUNT_SPREAD: Final = 0.65
+"""Standard deviation of the log amount of one account in one category."""
+_ONLINE_LOG_ODDS: Final = np.array([-2.5, -2.0, -6.0, 0.0, -1.8, 0.8, 0.6, 4.0, 2.5, -6.0])
+_MERCHANTS: Final = 40
+"""Merchants per category."""
+_VELOCITY_HALF_LIFE_S: Final = 3600.0
+_DEVICE_LOG_MEAN: Final = 5.0
+_DEVICE_LOG_STD: Final = 1.3
+_NIGHT_PEAK_H: Final = 2.5
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+class CardTransactions:
+    """Seeded card transactions of a fixed set of accounts.
+
+    The same seed and the same calls give the same events. Histories (bursts, velocity) go on from
+    call to call.
+
+    Parameters
+    ----------
+    seed
+        Seed of the transactions; the accounts are the same for every seed.
+    accounts
+        Number of accounts.
+
+    Examples
+    --------
+    >>> batch = CardTransactions(1).generate(1000, start_ms=0, rate=0.2)
+    >>> len(batch), batch.columns.schema.names[:2]
+    (1000, ['event_id', 'account_id'])
+    """
+
+    def __init__(self, seed: int, accounts: int = 2000) -> None:
+        self._seed = seed
+        self._rng = np.random.default_rng([seed, 1])
+        self._population = make_population(accounts)
+        self._activity = RecentActivity(accounts, _VELOCITY_HALF_LIFE_S)
+        self._drawn = 0
+        self._run = ""
+        self.events_per_s = accounts * 7.0 / DAY_S
+
+    def profiles(self) -> pd.DataFrame:
+        """Return the accounts' master data; the same for every seed."""
+        return self._population.profiles()
+
+    def start_before(self, end_ms: int, n: int, rate: float) -> int:
+        """Return a ``start_ms`` from which ``n`` events end shortly before ``end_ms``."""
+        return int(start_before(end_ms / 1000, n, rate) * 1000)
+
+    def generate(
+        self, n: int, start_ms: int, rate: float, drift: Drift | None = None
+    ) -> SimulatedBatch:
+        """Draw the next ``n`` transactions; see `EventGenerator.generate`."""
+        rng = self._rng
+        times_ms = (arrival_times(rng, n, start_ms / 1000, rate) * 1000).astype(np.int64)
+        accounts = draw_accounts(rng, times_ms / 1000, self._population.activity)
+        category = rng.choice(len(CATEGORIES), n, p=_CATEGORY_SHARES)
+        channel = self._draw_channels(accounts, category)
+        deviation = rng.normal(0.0, 1.0, n)
+        device_log = np.maximum(rng.normal(_DEVICE_LOG_MEAN, _DEVICE_LOG_STD, n), 0.0)
+        # Terminals in shops often do not tell the device.
+        device_known = (channel >= ONLINE) | (rng.random(n) < 0.5)
+        device = np.where(device_known, (_DEVICE_LOG_MEAN - device_log) / _DEVICE_LOG_STD, 0.0)
+        signals = self._signals(times_ms, accounts, category, channel, deviation, device)
+        oracle = self._risk(signals, drift)
+        labels = (rng.random(n) < oracle).astype(np.float64)
+        ids = self._event_ids(n, start_ms)
+        keys = [self._population.ids[a] for a in accounts.tolist()]
+        columns = pa.RecordBatch.from_pydict(
+            {
+                "event_id": pa.array(ids),
+                "account_id": pa.array(keys),
+                "event_time": pa.array(times_ms, pa.timestamp("ms")),
+                **self._purchase(accounts, category, channel, deviation),
+                "device_age_days": pa.array(np.round(np.expm1(device_log), 1), mask=~device_known),
+            }
+        )
+        lag = rng.uniform(0.5, 1.5, n)
+        return SimulatedBatch(columns, ids, keys, times_ms, labels, lag, oracle)
+
+    def _event_ids(self, n: int, start_ms: int) -> list[str]:
+        if not self._run:
+            # Runs of one seed at different times must not share ids.
+            identity = f"{self._seed}/{start_ms}".encode()
+            self._run = hashlib.blake2b(identity, digest_size=5).hexdigest()
+        first = self._drawn
+        self._drawn += n
+        return [f"{self._run}-{i:08d}" for i in range(first, first + n)]
+
+    def _draw_channels(self, accounts: Ints, category: Ints) -> Ints:
+        n = len(accounts)
+        log_odds = _ONLINE_LOG_ODDS[category] + self._population.online_habit[accounts]
+        remote = self._rng.random(n) < 1.0 / (1.0 + np.exp(-log_odds))
+        second = self._rng.random(n)
+        shop = np.where(second < 0.45, CHANNELS.index("chip"), CHANNELS.index("contactless"))
+        distance = np.where(second < 0.12, CHANNELS.index("phone"), ONLINE)
+        return np.where(remote, distance, shop)
+
+    def _signals(
+        self,
+        times_ms: Ints,
+        accounts: Ints,
+        category: Ints,
+        channel: Ints,
+        deviation: Floats,
+        device: Floats,
+    ) -> Signals:
+        who = self._population
+        hour = times_ms / 3_600_000 % 24
+        recent = self._activity.observe(accounts, times_ms / 1000)
+        home = np.log(who.home_risk / (1.0 - who.home_risk))
+        return Signals(
+            amount=deviation,
+            home=home[accounts] + 0.5,
+            newness=6.6 - np.log(who.account_age_days)[accounts],
+            device=device,
+            velocity=(np.log1p(recent) - 0.3) / 0.35,
+            night=np.cos((hour - _NIGHT_PEAK_H) * 2 * np.pi / 24),
+            chargebacks=(np.log1p(who.chargebacks)[accounts] - 0.5) / 0.55,
+            category=category,
+            channel=channel,
+        )
+
+    def _risk(self, signals: Signals, drift: Drift | None) -> Floats:
+        usual = USUAL.probability(signals)
+        if drift is None or drift.kind == "none":
+            return usual
+        index = np.arange(self._drawn, self._drawn + len(usual))
+        return np.where(index < drift.at_event, usual, CHANGED.probability(signals))
+
+    def _purchase(
+        self, accounts: Ints, category: Ints, channel: Ints, deviation: Floats
+    ) -> dict[str, pa.Array]:
+        """Return the columns that say what was bought, where and how."""
+        n = len(accounts)
+        rng = self._rng
+        level = _CATEGORY_LEVEL[category] + _AMOUNT_SPREAD * deviation
+        amount = self._population.typical_amount[accounts] * np.exp(level)
+        merchant = category * _MERCHANTS + rng.integers(0, _MERCHANTS, n)
+        merchants = [f"m{m:04d}" for m in range(len(CATEGORIES) * _MERCHANTS)]
+        anywhere = rng.integers(0, len(COUNTRIES), n)
+        country = np.where(rng.random(n) < 0.06, anywhere, self._population.home[accounts])
+        return {
+            "amount": pa.array(np.maximum(np.round(amount, 2), 0.01)),
+            "currency": _named(("EUR",), np.zeros(n, np.int64)),
+            "merchant_id": _named(merchants, merchant),
+            "merchant_category": _named(CATEGORIES, category),
+            "country": _named(COUNTRIES, country),
+            "channel": _named(CHANNELS, channel),
+            "card_present": pa.array(channel < ONLINE),
+        }
+
+
+def _named(names: Sequence[str], index: Ints) -> pa.Array:
+    return pa.array(names).take(pa.array(index))
