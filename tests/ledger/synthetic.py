@@ -92,8 +92,9 @@ class SyntheticLog:
 class LogBuilder:
     """Plays producer, ingest and inference of one seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, topics: LedgerTopics = TOPICS) -> None:
         self.random = random.Random(seed)
+        self.topics = topics
         self.log = SyntheticLog(seed)
         self.attempt = 0
 
@@ -101,8 +102,8 @@ class LogBuilder:
         """Return the finished log."""
         for partition in range(3):
             self._produce(partition, self.random.randint(40, 70))
-            self._run(partition, "events", self._ingest_one)
-            self._run(partition, "features", self._predict_one)
+            self._run(partition, "events", self.ingest_one)
+            self._run(partition, "features", self.predict_one)
         self._count()
         self.log.live = [
             (role, r)
@@ -159,7 +160,7 @@ class LogBuilder:
             if role != "events" and self.random.random() < 0.5:
                 self.log.next_offset(role, partition)
 
-    def _ingest_one(self, event: RawRecord) -> list[tuple[Role, RawRecord]]:
+    def ingest_one(self, event: RawRecord) -> list[tuple[Role, RawRecord]]:
         if event.value is None:
             return []
         origin = (event.partition, event.offset)
@@ -171,7 +172,7 @@ class LogBuilder:
         return [("features", replace(event, offset=offset, value=value, headers=()))]
 
     def _feature_vector(self, event: RawRecord) -> dict[str, Any]:
-        place = {"topic": TOPICS.events, "partition": event.partition, "offset": event.offset}
+        place = {"topic": self.topics.events, "partition": event.partition, "offset": event.offset}
         return {
             "event_id": f"e{event.partition}-{event.offset}",
             "entity_key": (event.key or b"").decode(),
@@ -181,7 +182,7 @@ class LogBuilder:
             "features": [event.offset / 7.0, 1.0],
         }
 
-    def _predict_one(self, feature: RawRecord) -> list[tuple[Role, RawRecord]]:
+    def predict_one(self, feature: RawRecord) -> list[tuple[Role, RawRecord]]:
         assert feature.value is not None
         vector = unframe("features", feature.value)
         origin = (vector["origin"]["partition"], vector["origin"]["offset"])
@@ -211,7 +212,7 @@ class LogBuilder:
         texts = {
             "__streams.errors.exception": "DecodeError",
             "__streams.errors.message": "not what it says",
-            "__streams.errors.topic": TOPICS.name(role),
+            "__streams.errors.topic": self.topics.name(role),
             "__streams.errors.partition": str(source.partition),
             "__streams.errors.offset": str(source.offset),
             "dlq.service": "ingest" if role == "events" else "inference",
@@ -219,7 +220,7 @@ class LogBuilder:
             "dlq.class": kind,
             "dlq.attempt": "1",
             "dlq.first_failed_at": "2026-01-01T00:00:00Z",
-            "dlq.origin": f"{TOPICS.events}/{origin[0]}/{origin[1]}",
+            "dlq.origin": f"{self.topics.events}/{origin[0]}/{origin[1]}",
         }
         added = tuple((name, text.encode()) for name, text in texts.items())
         offset = self.log.next_offset(dead, source.partition)

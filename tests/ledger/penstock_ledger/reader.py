@@ -16,7 +16,6 @@ from confluent_kafka import (
     ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
-    KafkaException,
     Message,
     TopicPartition,
 )
@@ -181,7 +180,7 @@ class TopicRange:
             while open_partitions:
                 if time.monotonic() > deadline:
                     raise LedgerUnreachable(f"{self.topic}: {isolation} read not done in time")
-                messages = consumer.consume(BATCH_ROWS, timeout=0.2)
+                messages = consumer.consume(BATCH_ROWS, timeout=0.05)
                 batch = [m for m in messages if _is_record(m, end, open_partitions)]
                 if batch:
                     yield [raw_record(m) for m in batch]
@@ -199,6 +198,7 @@ def consumer_config(bootstrap_servers: str, isolation: Isolation) -> dict[str, o
         "enable.partition.eof": True,  # control records at the end are only visible as an EOF
         "auto.offset.reset": "error",
         "fetch.queue.backoff.ms": 10,
+        "fetch.wait.max.ms": 20,  # an end mark comes with an empty fetch: do not wait for more
     }
 
 
@@ -209,7 +209,7 @@ def _is_record(message: Message, end: Offsets, open_partitions: set[int]) -> boo
         raise LedgerUnreachable(f"message without a position: {error}")
     if error is not None:
         if error.code() != KafkaError._PARTITION_EOF:
-            raise KafkaException(error)
+            raise LedgerUnreachable(f"{message.topic()}/{partition}: {error.str()}")
         if offset >= end[partition]:
             open_partitions.discard(partition)
         return False

@@ -1,0 +1,147 @@
+"""A running embedded stack as tests see it: only its command line and its endpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+PENSTOCK: Final = Path(sys.executable).parent / "penstock"
+UP_TIMEOUT_S: Final = 300.0
+DOWN_TIMEOUT_S: Final = 60.0
+
+
+class CommandFailed(AssertionError):
+    """A `penstock` command that should have worked did not."""
+
+
+def penstock(*arguments: str, timeout_s: float = 60.0, check: bool = True) -> str:
+    """Run a `penstock` command and return its standard output.
+
+    Raises
+    ------
+    CommandFailed
+        If it exits with another code than 0 and ``check`` is set, or does not end in time.
+    """
+    command = [str(PENSTOCK), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired as exc:
+        raise CommandFailed(f"{command} took longer than {timeout_s} s\n{exc.stderr!r}") from exc
+    if check and done.returncode != 0:
+        raise CommandFailed(f"{command} exits {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Stack:
+    """An embedded stack, by its data directory."""
+
+    data_dir: Path
+
+    @classmethod
+    def start(cls, data_dir: Path, port_offset: int, pipelines: tuple[Path, ...] = ()) -> Stack:
+        """Start a stack, or resume one whose supervisor is gone, and wait until it is ready."""
+        named = [part for folder in pipelines for part in ("--pipeline", str(folder))]
+        penstock(
+            "up",
+            "--detach",
+            "--data-dir",
+            str(data_dir),
+            "--port-offset",
+            str(port_offset),
+            *named,
+            timeout_s=UP_TIMEOUT_S,
+        )
+        return cls(data_dir)
+
+    def stop(self) -> None:
+        """Stop everything."""
+        penstock("down", "--data-dir", str(self.data_dir), timeout_s=DOWN_TIMEOUT_S)
+
+    def status(self) -> dict[str, Any]:
+        """Return what `penstock status` says."""
+        text = penstock("-o", "json", "status", "--data-dir", str(self.data_dir), check=False)
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def component(self, name: str) -> dict[str, Any]:
+        """Return a component of the status."""
+        for component in self.status()["components"]:
+            if component["name"] == name:
+                return dict(component)
+        raise AssertionError(f"status knows no component {name}")
+
+    def pids(self, component: str) -> list[int]:
+        """Return the process ids of a component; of inference, those of its replicas."""
+        return [int(pid) for pid in self.component(component)["pids"]]
+
+    def kill(self, component: str, number: int | None = None) -> list[int]:
+        """Kill the processes of a component (or the first ``number``) with -9; return their ids."""
+        pids = self.pids(component)[:number]
+        assert pids, f"{component} has no process"
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        return pids
+
+    def _endpoint(self, component: str) -> str:
+        endpoint = str(self.component(component)["endpoint"])
+        return endpoint.rstrip("/")
+
+    @property
+    def kafka_bootstrap(self) -> str:
+        """Bootstrap servers of Kafka."""
+        return self._endpoint("kafka")
+
+    @property
+    def registry_url(self) -> str:
+        """Base URL of the Confluent-compatible schema API."""
+        endpoint = self._endpoint("registry")
+        return endpoint if "/apis/" in endpoint else f"{endpoint}/apis/ccompat/v7"
+
+    @property
+    def triton_http_url(self) -> str:
+        """Triton's HTTP address."""
+        return self._endpoint("triton")
+
+    @property
+    def triton_grpc_url(self) -> str:
+        """Triton's gRPC address, host:port: one above HTTP."""
+        host, port = self.triton_http_url.removeprefix("http://").rsplit(":", 1)
+        return f"{host}:{int(port) + 1}"
+
+    @property
+    def gateway_url(self) -> str:
+        """Address of the REST gateway."""
+        return self._endpoint("gateway")
+
+    @property
+    def mlflow_url(self) -> str:
+        """Address of MLflow."""
+        return self._endpoint("mlflow")
+
+    @property
+    def models_dir(self) -> Path:
+        """Triton's live model repository."""
+        return self.data_dir / "models"
+
+    @property
+    def feast_dir(self) -> Path:
+        """Root of the feature stores, one folder per pipeline."""
+        return self.data_dir / "feast"
+
+    def processes(self) -> list[psutil.Process]:
+        """Return every process that names the data directory on its command line."""
+        mark = str(self.data_dir)
+        return [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if process.pid != os.getpid() and mark in " ".join(process.info["cmdline"] or ())
+        ]
