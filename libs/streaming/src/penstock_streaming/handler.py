@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -58,12 +58,16 @@ class OutputColumns:
     ----------
     partitions
         Target partition per record: that of the source record.
+    rows
+        Row in the batch of each record. Without it, a record that is too large to produce cannot
+        become the dead letter of its row and the loop stops.
     """
 
     topic: str
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
-    partitions: Sequence[int]
+    partitions: Sequence[int] | npt.NDArray[np.integer[Any]]
+    rows: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None
 
 
 @dataclass(slots=True)

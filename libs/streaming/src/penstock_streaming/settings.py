@@ -112,6 +112,7 @@ class KafkaSettings(BaseModel):
             config["transaction.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
         else:
             config["delivery.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
+            config["delivery.report.only.error"] = True
         return config
 
 

@@ -1,0 +1,264 @@
+"""The input side of the loop: one member of a consumer group on one topic.
+
+Rebalance callbacks run inside `fetch`. They only note what happened, and hold newly assigned
+partitions back; the loop does the work afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from penstock_schemas.errors import BrokerUnavailable, PenstockError
+
+from penstock_streaming.clients import Clients, ConsumerClient
+from penstock_streaming.deadline import Deadline
+from penstock_streaming.errors import AbortRequired, Verdict, error_of, translated, verdict
+from penstock_streaming.handler import MessageBatch
+from penstock_streaming.lag import LagMeter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rebalance:
+    """What a callback was told."""
+
+    kind: Literal["assigned", "revoked", "lost"]
+    partitions: tuple[int, ...]
+
+
+def batch_of(topic: str, messages: Sequence[Message]) -> MessageBatch:
+    """Return messages as columns."""
+    n = len(messages)
+    return MessageBatch(
+        topic=topic,
+        messages=messages,
+        values=[m.value() for m in messages],
+        keys=[m.key() for m in messages],
+        partitions=np.fromiter((m.partition() for m in messages), np.int32, n),
+        offsets=np.fromiter((m.offset() for m in messages), np.int64, n),
+        timestamps_ms=np.fromiter((m.timestamp()[1] for m in messages), np.int64, n),
+    )
+
+
+class InputConsumer:
+    """Polls one topic as a member of a group; never commits by itself.
+
+    Parameters
+    ----------
+    clients
+        Makes the client.
+    config
+        From `KafkaSettings.consumer_config`.
+    topic
+        The input topic.
+
+    Attributes
+    ----------
+    owned
+        Partitions assigned to this member.
+    held
+        Those of them that are paused.
+    has_joined
+        Whether the group has answered with an assignment, be it empty.
+    """
+
+    def __init__(self, clients: Clients, config: dict[str, Any], topic: str) -> None:
+        self.topic = topic
+        self.owned: set[int] = set()
+        self.held: set[int] = set()
+        self.has_joined = False
+        self.lag = LagMeter(topic)
+        self._events: list[Rebalance] = []
+        self._startup_error: PenstockError | None = None
+        self._client: ConsumerClient = clients.consumer(
+            {**config, "error_cb": self._on_error, "stats_cb": self.lag.on_statistics}
+        )
+
+    def subscribe(self) -> None:
+        """Join the group; partitions come with a later `fetch`."""
+        self._client.subscribe(
+            [self.topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def fetch(self, max_rows: int, timeout_s: float) -> list[Message]:
+        """Return what has arrived, waiting only for the first record.
+
+        Raises
+        ------
+        FatalError
+            If the client can go no further.
+        """
+        try:
+            first = self._client.poll(timeout_s)
+            if first is None:
+                messages = []
+            elif max_rows == 1:
+                messages = [first]
+            else:
+                messages = [first, *self._client.consume(max_rows - 1, 0)]
+        except KafkaException as exc:
+            raise translated(error_of(exc), f"reading {self.topic}") from exc
+        if self._startup_error is not None and not self.has_joined:
+            raise self._startup_error
+        if any([m.error() for m in messages]):
+            messages = self._without_errors(messages)
+        return messages
+
+    def take_events(self) -> list[Rebalance]:
+        """Return the rebalances since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    def member_id(self) -> str:
+        """Return our id in the group; empty when membership is lost."""
+        return self._client.memberid() or ""
+
+    def membership(self, member_id: str) -> object:
+        """Return the group metadata of a member, for a transaction.
+
+        A broker accepts a transaction's offsets from an unknown member of generation -1, so
+        metadata of a membership that was lost in the meantime must never be sent.
+
+        Parameters
+        ----------
+        member_id
+            Our id when the transaction began.
+
+        Raises
+        ------
+        AbortRequired
+            If we are no longer that member.
+        """
+        metadata = self._client.consumer_group_metadata()
+        if not member_id or self.member_id() != member_id:
+            raise AbortRequired("membership of the group is lost", Verdict.MEMBERSHIP)
+        return metadata
+
+    def commit(self, ends: list[TopicPartition]) -> None:
+        """Commit outside of a transaction.
+
+        Raises
+        ------
+        AbortRequired
+            If the group has moved on.
+        BrokerUnavailable
+            If no broker answers.
+        """
+        try:
+            for done in self._client.commit(offsets=ends, asynchronous=False) or ():
+                if done.error is not None:
+                    raise KafkaException(done.error)
+        except KafkaException as exc:
+            raise translated(error_of(exc), f"committing {self.topic}") from exc
+
+    def hold(self) -> None:
+        """Hold all partitions back: `fetch` then serves the group and returns nothing."""
+        flowing = self.owned - self.held
+        self._quietly("pause", self._client.pause, flowing)
+        self.held |= flowing
+
+    def release(self) -> None:
+        """Let all partitions flow again."""
+        # Only those that are held: each call makes librdkafka drop what it has fetched ahead.
+        self._quietly("resume", self._client.resume, self.held)
+        self.held.clear()
+
+    def rewind(self, partitions: Iterable[int], deadline: Deadline) -> None:
+        """Go back to the committed offsets, or to the start where nothing is committed.
+
+        Raises
+        ------
+        BrokerUnavailable
+            If the offsets cannot be had now; call again.
+        """
+        wanted = [TopicPartition(self.topic, p) for p in partitions]
+        try:
+            for found in self._client.committed(wanted, max(0.1, deadline.remaining_s)):
+                if found.error is not None:
+                    raise KafkaException(found.error)
+                end = found.offset if found.offset >= 0 else OFFSET_BEGINNING
+                self._client.seek(TopicPartition(self.topic, found.partition, end))
+        except KafkaException as exc:
+            text = f"rewinding {self.topic}: {error_of(exc).name()}"
+            raise BrokerUnavailable(text, retry_after_s=0.2) from exc
+
+    def positions(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Return the offset after what was returned last, control records stepped over."""
+        wanted = [TopicPartition(self.topic, p) for p in partitions]
+        try:
+            found = self._client.position(wanted)
+        except KafkaException:
+            return {}
+        return {tp.partition: tp.offset for tp in found if tp.offset >= 0 and tp.error is None}
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._client.close()
+        self._events.clear()
+        self.owned.clear()
+
+    def _quietly(self, what: str, call: Any, partitions: Iterable[int]) -> None:
+        ours = [TopicPartition(self.topic, p) for p in sorted(partitions)]
+        if not ours:
+            return
+        try:
+            call(ours)
+        except KafkaException as exc:
+            # The next poll tells what became of the partitions.
+            logger.warning("cannot %s %s: %s", what, self.topic, error_of(exc).name())
+
+    def _without_errors(self, messages: list[Message]) -> list[Message]:
+        """Drop the client's notices; raise those that no later poll can cure."""
+        for error in [e for e in (m.error() for m in messages) if e is not None]:
+            if verdict(error) not in (Verdict.RETRY, Verdict.MEMBERSHIP) or error.fatal():
+                raise translated(error, f"reading {self.topic}")
+            logger.warning("reading %s: %s", self.topic, error.name())
+        return [m for m in messages if m.error() is None]
+
+    def _on_assign(self, client: ConsumerClient, partitions: list[TopicPartition]) -> None:
+        client.incremental_assign(partitions)
+        if partitions:
+            client.pause(partitions)
+        self.has_joined = True
+        self.owned.update(tp.partition for tp in partitions)
+        self.held.update(tp.partition for tp in partitions)
+        self._note("assigned", partitions)
+
+    def _on_revoke(self, _: ConsumerClient, partitions: list[TopicPartition]) -> None:
+        self._give_up("revoked", partitions)
+
+    def _on_lost(self, _: ConsumerClient, partitions: list[TopicPartition]) -> None:
+        self._give_up("lost", partitions)
+
+    def _give_up(self, kind: Literal["revoked", "lost"], partitions: list[TopicPartition]) -> None:
+        gone = [tp.partition for tp in partitions]
+        self.owned.difference_update(gone)
+        self.held.difference_update(gone)
+        self.lag.on_gone(gone)
+        self._note(kind, partitions)
+
+    def _note(
+        self, kind: Literal["assigned", "revoked", "lost"], partitions: list[TopicPartition]
+    ) -> None:
+        self._events.append(Rebalance(kind, tuple(tp.partition for tp in partitions)))
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Note what the client meets in the background: only credentials stop the start."""
+        if verdict(error) is Verdict.CONFIG:
+            self._startup_error = translated(error, f"connecting for {self.topic}")
+        logger.debug("kafka client: %s: %s", error.name(), error.str())

@@ -1,0 +1,296 @@
+"""The output side of the loop: one producer, in a transaction or flushed.
+
+Both kinds have the same surface: begin, produce, commit, abort. Which client error asks for an
+abort, and which for a new producer, is decided here and in `errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from penstock_schemas.errors import BrokerUnavailable, DeliveryFailed, FencedError
+
+from penstock_streaming.clients import ProducerClient
+from penstock_streaming.dead_letter import DeadLetter
+from penstock_streaming.deadline import Deadline
+from penstock_streaming.errors import (
+    AbortRequired,
+    OutcomeUnknown,
+    TransactionClass,
+    Verdict,
+    error_of,
+    transaction_class,
+    translated,
+    verdict,
+)
+from penstock_streaming.fail_points import FailPoints
+from penstock_streaming.handler import OutputColumns
+from penstock_streaming.settings import LoopSettings
+
+_POLL_S = 0.05
+
+
+class Group(Protocol):
+    """The consumer's side of a commit."""
+
+    def member_id(self) -> str:
+        """Return our id in the group."""
+
+    def membership(self, member_id: str) -> object:
+        """Return the group metadata of that member."""
+
+    def commit(self, ends: list[TopicPartition]) -> None:
+        """Commit outside of a transaction."""
+
+
+class OutputProducer:
+    """Queues records and delivery errors: what both kinds share.
+
+    Parameters
+    ----------
+    connect
+        Makes a client from what is to be added to its configuration; called again for every
+        re-creation.
+    group
+        The consumer's side of a commit.
+    loop
+        Time-outs.
+    fail_points
+        Places where a test kills the process.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[dict[str, Any]], ProducerClient],
+        group: Group,
+        loop: LoopSettings,
+        fail_points: FailPoints,
+    ) -> None:
+        self._connect = connect
+        self._group = group
+        self._loop = loop
+        self._fail_points = fail_points
+        self._open_client: ProducerClient | None = None
+
+    @property
+    def _client(self) -> ProducerClient:
+        if self._open_client is None:
+            raise OutcomeUnknown("the producer is not open")
+        return self._open_client
+
+    def produce(self, columns: OutputColumns) -> None:
+        """Queue records, in order.
+
+        Raises
+        ------
+        AbortRequired
+            If the queue does not empty in time, or the transaction has failed already.
+        """
+        partitions = columns.partitions
+        if isinstance(partitions, np.ndarray):
+            partitions = partitions.tolist()
+        rows = zip(columns.values, columns.keys, partitions, strict=True)
+        if self._fail_points.armed == "mid_produce":
+            self._send(columns.topic, islice(rows, len(columns.values) // 2))
+            self._client.flush(1.0)
+            self._fail_points.reach("mid_produce")
+        self._send(columns.topic, rows)
+        self._client.poll(0)
+
+    def _send(self, topic: str, rows: Iterable[tuple[bytes | None, bytes | None, int]]) -> None:
+        produce = self._client.produce
+        try:
+            for value, key, partition in rows:
+                try:
+                    produce(topic, value, key, partition)
+                except BufferError:
+                    self._produce_later(partial(produce, topic, value, key, partition))
+        except KafkaException as exc:
+            raise self._produce_error(exc, topic) from exc
+
+    def produce_dead_letter(self, topic: str, letter: DeadLetter) -> None:
+        """Queue a dead letter."""
+        send = partial(
+            self._client.produce,
+            topic,
+            letter.value,
+            letter.key,
+            letter.partition,
+            timestamp=letter.timestamp_ms,
+            headers=letter.headers,
+        )
+        try:
+            try:
+                send()
+            except BufferError:
+                self._produce_later(send)
+        except KafkaException as exc:
+            raise self._produce_error(exc, topic) from exc
+
+    def close(self) -> None:
+        """Drop the client and all it still holds."""
+        client, self._open_client = self._open_client, None
+        if client is not None:
+            client.purge()
+
+    def _produce_later(self, send: Callable[[], None]) -> None:
+        """Wait until the queue has room."""
+        deadline = Deadline(self._loop.commit_timeout_s)
+        while not deadline.expired:
+            self._client.poll(_POLL_S)
+            try:
+                return send()
+            except BufferError:
+                continue
+        raise AbortRequired("the producer's queue stays full")
+
+    def _produce_error(self, exc: KafkaException, topic: str) -> Exception:
+        error = error_of(exc)
+        if verdict(error) is Verdict.UNDELIVERABLE or verdict(error) is Verdict.CONFIG:
+            return translated(error, f"producing to {topic}")
+        # Queueing itself does not fail: the transaction or the producer already has.
+        return AbortRequired(f"producing to {topic}: {error.name()}", verdict(error))
+
+
+class TransactionalProducer(OutputProducer):
+    """Outputs, dead letters and offsets become visible together or not at all."""
+
+    _member_id: str = ""
+
+    def open(self) -> None:
+        """Make a producer in place of the old one and take the transactional id.
+
+        What the old one left open is aborted, or completed if it was committing.
+
+        Raises
+        ------
+        BrokerUnavailable
+            If no coordinator answers in time; call again.
+        FencedError
+            If the id is taken.
+        ConfigError
+            If the broker refuses us.
+        """
+        self.close()
+        self._open_client = self._connect({})
+        try:
+            self._call(self._client.init_transactions, Deadline(self._loop.init_timeout_s))
+        except (OutcomeUnknown, AbortRequired) as exc:
+            self.close()
+            cause = exc.__cause__
+            if isinstance(cause, KafkaException) and verdict(error_of(cause)) is Verdict.CONFIG:
+                raise translated(error_of(cause), "taking the transactional id") from exc
+            raise BrokerUnavailable(str(exc)) from exc
+
+    def begin(self) -> None:
+        """Open a transaction as the group member that we are now."""
+        self._member_id = self._group.member_id()
+        if not self._member_id:
+            raise AbortRequired("membership of the group is lost", Verdict.MEMBERSHIP)
+        self._call(lambda _: self._client.begin_transaction(), Deadline(0.0))
+
+    def commit(self, ends: list[TopicPartition]) -> None:
+        """Add the offsets and commit.
+
+        Raises
+        ------
+        AbortRequired
+            If the broker has refused; nothing is visible.
+        OutcomeUnknown
+            If nobody knows; make a new producer.
+        FencedError
+            If another producer owns our id.
+        """
+        deadline = Deadline(self._loop.commit_timeout_s)
+        metadata = self._group.membership(self._member_id)
+        client = self._client
+        self._call(lambda t: client.send_offsets_to_transaction(ends, metadata, t), deadline)
+        self._fail_points.reach("after_offsets")
+        self._fail_points.during("during_commit")
+        self._call(client.commit_transaction, deadline)
+
+    def abort(self) -> None:
+        """Abort; a failure asks for a new producer."""
+        try:
+            self._call(self._client.abort_transaction, Deadline(self._loop.commit_timeout_s))
+        except AbortRequired as exc:
+            raise OutcomeUnknown(f"abort failed: {exc}") from exc
+
+    def _call(self, call: Callable[[float], object], deadline: Deadline) -> None:
+        """Make a transaction call, repeated while librdkafka says so and time is left."""
+        while True:
+            try:
+                call(max(0.1, deadline.remaining_s))
+                return
+            except KafkaException as exc:
+                error = error_of(exc)
+                text = f"{error.name()}: {error.str()}"
+                match transaction_class(error):
+                    case TransactionClass.RETRIABLE if not deadline.expired:
+                        self._client.poll(min(_POLL_S, deadline.remaining_s))
+                    case TransactionClass.ABORTABLE:
+                        raise AbortRequired(text, verdict(error)) from exc
+                    case TransactionClass.FENCED:
+                        raise FencedError(text) from exc
+                    case _:
+                        raise OutcomeUnknown(text) from exc
+
+
+class FlushingProducer(OutputProducer):
+    """Outputs are flushed, then offsets committed: at least once, with no transaction to wait for.
+
+    The first failed delivery is kept and raised by the next `commit`.
+    """
+
+    _failed: KafkaError | None = None
+
+    def open(self) -> None:
+        """Make a producer in place of the old one."""
+        self.close()
+        self._failed = None
+        self._open_client = self._connect({"on_delivery": self._on_delivery})
+
+    def begin(self) -> None:
+        """Do nothing: there is no transaction."""
+
+    def commit(self, ends: list[TopicPartition]) -> None:
+        """Flush, then commit.
+
+        Raises
+        ------
+        AbortRequired
+            If the group has moved on: read again.
+        OutcomeUnknown
+            If not all was delivered: read again with a new producer.
+        DeliveryFailed
+            If a record can never be delivered.
+        """
+        left = self._client.flush(self._loop.commit_timeout_s)
+        if self._failed is not None:
+            if verdict(self._failed) is Verdict.UNDELIVERABLE:
+                raise DeliveryFailed(f"delivery: {self._failed.name()}: {self._failed.str()}")
+            raise OutcomeUnknown(f"delivery: {self._failed.name()}")
+        if left:
+            raise OutcomeUnknown(f"{left} records are not delivered in time")
+        self._fail_points.reach("after_offsets")
+        self._fail_points.during("during_commit")
+        try:
+            self._group.commit(ends)
+        except BrokerUnavailable as exc:
+            raise AbortRequired(str(exc)) from exc
+
+    def abort(self) -> None:
+        """Forget what is queued: it will be produced again."""
+        self._client.purge()
+        self._client.flush(1.0)
+        self._failed = None
+
+    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
+        """Keep the first failed delivery."""
+        if error is not None and self._failed is None:
+            self._failed = error
