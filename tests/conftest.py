@@ -1,24 +1,25 @@
-"""What every test gets: a clean environment and seeds that can be read in the report."""
+"""What every test gets: a clean environment, printed seeds, and one real stack per run."""
 
 from __future__ import annotations
 
 import os
 import random
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from harness.stack import Stack, is_setting
 
-KEPT = ("PENSTOCK_TEST_", "PENSTOCK_DATASETS")
+PORT_OFFSET = 15_000
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the caller's settings, so that a test sees only what it sets itself."""
-    for name in list(os.environ):
-        if name == "MODEL_THRESHOLD" or (
-            name.startswith("PENSTOCK_") and not name.startswith(KEPT)
-        ):
-            monkeypatch.delenv(name)
+    for name in filter(is_setting, list(os.environ)):
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -36,11 +37,44 @@ def rng(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """Return a running stack.
+
+    PENSTOCK_TEST_STACK names the data directory of one that runs already; it is left running.
+    Otherwise one is started on ports of its own and stopped at the end.
+    """
+    named = os.environ.get("PENSTOCK_TEST_STACK")
+    if named:
+        yield Stack(Path(named))
+        return
+    with tempfile.TemporaryDirectory(prefix="penstock-test-") as folder:
+        started = Stack.start(Path(folder), PORT_OFFSET)
+        try:
+            yield started
+        finally:
+            started.stop()
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(request: pytest.FixtureRequest) -> str:
+    """Return bootstrap servers: PENSTOCK_TEST_KAFKA, else the stack's."""
+    named = os.environ.get("PENSTOCK_TEST_KAFKA")
+    return named or str(request.getfixturevalue("stack").kafka_bootstrap)
+
+
+@pytest.fixture(scope="session")
+def registry_url(request: pytest.FixtureRequest) -> str:
+    """Return the registry's base URL: PENSTOCK_TEST_REGISTRY, else the stack's."""
+    named = os.environ.get("PENSTOCK_TEST_REGISTRY")
+    return named or str(request.getfixturevalue("stack").registry_url)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """In CI a skip is a failure: what was not run has not passed."""
-    outcome = yield
-    report = outcome.get_result()
+    report = yield
     if report.skipped and os.environ.get("CI") == "true" and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
+    return report

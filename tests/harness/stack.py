@@ -17,6 +17,13 @@ PENSTOCK: Final = Path(sys.executable).parent / "penstock"
 UP_TIMEOUT_S: Final = 300.0
 DOWN_TIMEOUT_S: Final = 60.0
 
+KEPT: Final = ("PENSTOCK_TEST_", "PENSTOCK_DATASETS")
+
+
+def is_setting(name: str) -> bool:
+    """Tell whether an environment variable is a setting of the caller's, not of the test run."""
+    return name == "MODEL_THRESHOLD" or (name.startswith("PENSTOCK_") and not name.startswith(KEPT))
+
 
 class CommandFailed(AssertionError):
     """A `penstock` command that should have worked did not."""

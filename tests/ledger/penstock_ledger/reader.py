@@ -85,12 +85,18 @@ class LogClient:
         )
         return {p.partition: f.result(CALL_TIMEOUT_S).offset for p, f in answers.items()}
 
-    def committed(self, group: str, topic: str) -> Offsets:
-        """Return the committed offsets of a group; partitions without one are left out."""
+    def committed(self, group: str, topic: str, *, stable: bool = False) -> Offsets:
+        """Return the committed offsets of a group; partitions without one are left out.
+
+        Parameters
+        ----------
+        stable
+            Wait for offsets that a transaction in its commit has not published yet.
+        """
         asked = [TopicPartition(topic, p) for p in self.partitions(topic)]
         answer = self._admin.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group, asked)],
-            require_stable=True,
+            require_stable=stable,
             request_timeout=CALL_TIMEOUT_S,
         )
         found = answer[group].result(CALL_TIMEOUT_S).topic_partitions
@@ -137,7 +143,7 @@ def read_pipeline(store: Store, options: ReadOptions) -> None:
     client = LogClient(options.bootstrap_servers)
     decoder = RecordDecoder(schema_reader(options.registry_url))
     topics = store.topics
-    before = {service: _committed(client, topics, service) for service in SERVICES}
+    before = {service: _committed(client, topics, service, False) for service in SERVICES}
     for role in reversed(ROLES):
         name = topics.name(role)
         high = client.offsets(name, "last", "read_uncommitted")
@@ -152,11 +158,13 @@ def read_pipeline(store: Store, options: ReadOptions) -> None:
         for batch in read.batches("read_committed", stable, deadline):
             store.add_committed_records(role, batch, decoder)
     for service in SERVICES:
-        store.add_committed(service, before[service], _committed(client, topics, service))
+        after = _committed(client, topics, service, True)
+        store.add_committed(service, before[service], after)
 
 
-def _committed(client: LogClient, topics: LedgerTopics, service: Service) -> Offsets:
-    return client.committed(topics.group(service), topics.name(topics.input_role(service)))
+def _committed(client: LogClient, topics: LedgerTopics, service: Service, stable: bool) -> Offsets:
+    source = topics.name(topics.input_role(service))
+    return client.committed(topics.group(service), source, stable=stable)
 
 
 @dataclass(frozen=True, slots=True)
