@@ -45,7 +45,7 @@ def counters(service: Service, topic: str, before: Figures, after: Figures) -> l
 
     outcomes = {"output": "features" if service == "ingest" else "predicted"}
     found = [Counter(service, "consumed", grown("penstock_records_total"))]
-    for (name, labels), _ in after.items():
+    for name, labels in after:
         named = dict(labels)
         if named.get("topic") != topic:
             continue
