@@ -1,1 +1,1 @@
-"""TODO"""
+"""Ingest: events in, validated and enriched feature vectors out."""

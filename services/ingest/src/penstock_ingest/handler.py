@@ -1,0 +1,145 @@
+"""The service's side of the loop: keyed state per partition, in step with the transaction.
+
+State changes only when the loop takes a batch's result, in order; what `changelog` returns is
+therefore the state after exactly the records of the open transaction. An aborted transaction drops
+the state and reads the committed one back, whatever became of the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from penstock_features.aggregates import AggregateTable
+from penstock_features.state_codec import pack_rows
+from penstock_streaming.handler import HandledBatch, MessageBatch, OutputColumns
+
+from penstock_ingest.metrics import IngestMetrics
+from penstock_ingest.pipeline import IngestPipeline, Prepared
+
+
+class StateSource(Protocol):
+    """Where committed state comes from; `penstock_ingest.changelog.StateChangelog` in service."""
+
+    topic: str
+
+    def restore(self, partitions: Sequence[int], deadline_s: float) -> dict[int, AggregateTable]:
+        """Return the committed state of partitions."""
+
+
+class StateSink(Protocol):
+    """Takes committed state for other readers; `penstock_ingest.writeback.WriteBack`."""
+
+    def offer(self, keys: Sequence[bytes], payloads: Sequence[bytes]) -> None:
+        """Take the latest state of entities; never blocks."""
+
+
+class PendingIngest:
+    """A prepared batch; its result is made when the loop takes it."""
+
+    def __init__(self, handler: IngestHandler, prepared: Prepared) -> None:
+        self._handler = handler
+        self._prepared = prepared
+        self._handled: HandledBatch | None = None
+
+    def done(self) -> bool:
+        """Return True: there is nothing to wait for."""
+        return True
+
+    def result(self, timeout_s: float) -> HandledBatch:
+        """Take the events into the state, once, and return the outcome."""
+        if self._handled is None:
+            self._handled = self._handler.finish(self._prepared)
+        return self._handled
+
+
+class IngestHandler:
+    """Handler of one pipeline's events.
+
+    Parameters
+    ----------
+    pipeline
+        The pure core.
+    changelog
+        None for a pipeline without aggregates: it has no state.
+    write_back
+        None where nothing is written back.
+    """
+
+    def __init__(
+        self,
+        pipeline: IngestPipeline,
+        changelog: StateSource | None,
+        write_back: StateSink | None,
+        metrics: IngestMetrics,
+    ) -> None:
+        self._pipeline = pipeline
+        self._changelog = changelog
+        self._write_back = write_back
+        self._metrics = metrics
+        self._tables: dict[int, AggregateTable] = {}
+        self._uncommitted: list[tuple[list[bytes], list[bytes]]] = []
+
+    def submit(self, batch: MessageBatch) -> PendingIngest:
+        """Do all of the work that changes no state.
+
+        Raises
+        ------
+        RetryableError
+            The registry or the online store is away; no state has changed.
+        """
+        return PendingIngest(self, self._pipeline.prepare(batch))
+
+    def finish(self, prepared: Prepared) -> HandledBatch:
+        """Do the rest; called by the pending batch."""
+        return self._pipeline.finish(prepared, self._tables)
+
+    def assigned(self, partitions: Sequence[int], deadline_s: float) -> None:
+        """Restore the committed state of partitions.
+
+        Raises
+        ------
+        BrokerUnavailable
+            If that takes longer than ``deadline_s``.
+        """
+        if self._changelog is not None and partitions:
+            self._tables.update(self._changelog.restore(partitions, deadline_s))
+            self._count()
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        """Drop the state of partitions."""
+        for partition in partitions:
+            self._tables.pop(partition, None)
+        self._count()
+
+    def changelog(self) -> Sequence[OutputColumns]:
+        """Return the entities changed since the last call, one record each."""
+        if self._changelog is None:
+            return ()
+        outputs: list[OutputColumns] = []
+        for partition, table in self._tables.items():
+            rows = table.touched()
+            if len(rows):
+                keys, payloads = pack_rows(table, rows)
+                outputs.append(
+                    OutputColumns(self._changelog.topic, keys, payloads, [partition] * len(keys))
+                )
+                self._uncommitted.append((keys, payloads))
+        self._count()
+        return outputs
+
+    def committed(self) -> None:
+        """Hand what is committed to the write-back."""
+        if self._write_back is not None:
+            for keys, payloads in self._uncommitted:
+                self._write_back.offer(keys, payloads)
+        self._uncommitted.clear()
+
+    def rolled_back(self, partitions: Sequence[int], deadline_s: float) -> None:
+        """Return to the committed state, read anew: it is right whatever became of the commit."""
+        self._uncommitted.clear()
+        self.revoked(partitions)
+        self.assigned(partitions, deadline_s)
+
+    def _count(self) -> None:
+        self._metrics.entities.set(sum(len(table) for table in self._tables.values()))
