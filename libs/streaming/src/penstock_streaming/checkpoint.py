@@ -13,10 +13,11 @@ from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.consumer import InputConsumer
 from penstock_streaming.dead_letter import Failure, dead_letter
 from penstock_streaming.fail_points import FailPoints
+from penstock_streaming.flushing_producer import FlushingProducer
 from penstock_streaming.handler import HandledBatch, Handler, MessageBatch
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.outcome import check_accounted, fits, without_oversize
-from penstock_streaming.producer import FlushingProducer, TransactionalProducer
+from penstock_streaming.producer import TransactionalProducer
 from penstock_streaming.progress import Progress
 from penstock_streaming.settings import LoopSettings
 

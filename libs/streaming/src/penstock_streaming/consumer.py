@@ -7,11 +7,11 @@ partitions back; the loop does the work afterwards.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Literal
 
-import numpy as np
 from confluent_kafka import (
     OFFSET_BEGINNING,
     KafkaError,
@@ -24,7 +24,6 @@ from penstock_schemas.errors import BrokerUnavailable, PenstockError
 from penstock_streaming.clients import Clients, ConsumerClient
 from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import AbortRequired, Verdict, error_of, translated, verdict
-from penstock_streaming.handler import MessageBatch
 from penstock_streaming.lag import LagMeter
 
 logger = logging.getLogger(__name__)
@@ -36,20 +35,6 @@ class Rebalance:
 
     kind: Literal["assigned", "revoked", "lost"]
     partitions: tuple[int, ...]
-
-
-def batch_of(topic: str, messages: Sequence[Message]) -> MessageBatch:
-    """Return messages as columns."""
-    n = len(messages)
-    return MessageBatch(
-        topic=topic,
-        messages=messages,
-        values=[m.value() for m in messages],
-        keys=[m.key() for m in messages],
-        partitions=np.fromiter((m.partition() for m in messages), np.int32, n),
-        offsets=np.fromiter((m.offset() for m in messages), np.int64, n),
-        timestamps_ms=np.fromiter((m.timestamp()[1] for m in messages), np.int64, n),
-    )
 
 
 class InputConsumer:
@@ -72,6 +57,8 @@ class InputConsumer:
         Those of them that are paused.
     has_joined
         Whether the group has answered with an assignment, be it empty.
+    consume_s
+        Time that taking what had arrived took in the last fetch, seconds, without waiting for it.
     """
 
     def __init__(self, clients: Clients, config: dict[str, Any], topic: str) -> None:
@@ -79,6 +66,7 @@ class InputConsumer:
         self.owned: set[int] = set()
         self.held: set[int] = set()
         self.has_joined = False
+        self.consume_s = 0.0
         self.lag = LagMeter(topic)
         self._events: list[Rebalance] = []
         self._startup_error: PenstockError | None = None
@@ -110,7 +98,9 @@ class InputConsumer:
             elif max_rows == 1:
                 messages = [first]
             else:
+                start = perf_counter()
                 messages = [first, *self._client.consume(max_rows - 1, 0)]
+                self.consume_s = perf_counter() - start
         except KafkaException as exc:
             raise translated(error_of(exc), f"reading {self.topic}") from exc
         if self._startup_error is not None and not self.has_joined:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-Stage = Literal["fetch", "submit", "wait", "produce", "commit", "restore"]
+Stage = Literal["consume", "columns", "submit", "produce", "commit", "restore"]
 
 _SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -91,6 +91,10 @@ class LoopMetrics:
             registry=registry,
         )
         self._gauges(registry)
+
+    def observe(self, topic: str, stage: Stage, seconds: float) -> None:
+        """Count a measured time."""
+        self.stage.labels(topic, stage).observe(seconds)
 
     def _gauges(self, registry: CollectorRegistry) -> None:
         self.in_flight = Gauge(

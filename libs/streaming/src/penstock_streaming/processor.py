@@ -9,50 +9,29 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass
 
 from confluent_kafka import Message
-from penstock_schemas.errors import (
-    BrokerUnavailable,
-    DeliveryFailed,
-    FatalError,
-    FencedError,
-    ModelUnavailable,
-    PenstockError,
-    RetryableError,
-)
+from penstock_schemas.errors import FatalError, FencedError, PenstockError, RetryableError
 
 from penstock_streaming.checkpoint import Checkpoint, LoopContext
 from penstock_streaming.clients import Clients, ConfluentClients
-from penstock_streaming.consumer import InputConsumer, Rebalance, batch_of
+from penstock_streaming.consumer import InputConsumer
 from penstock_streaming.deadline import Deadline
-from penstock_streaming.errors import AbortRequired, OutcomeUnknown, Verdict
+from penstock_streaming.errors import AbortRequired, OutcomeUnknown
 from penstock_streaming.fail_points import FailPoints
-from penstock_streaming.handler import Handler, MessageBatch, PendingBatch, StatelessHandler
+from penstock_streaming.flushing_producer import FlushingProducer
+from penstock_streaming.handler import Handler, StatelessHandler
+from penstock_streaming.in_flight import InFlight
 from penstock_streaming.metrics import LoopMetrics
-from penstock_streaming.producer import FlushingProducer, TransactionalProducer
-from penstock_streaming.recovery import Budget, Outage, Recovery
+from penstock_streaming.producer import TransactionalProducer
+from penstock_streaming.recovery import LoopParts, Recovery
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 
 logger = logging.getLogger(__name__)
 
-_NAP_S = 0.0005
 _IN_FLIGHT_POLL_S = 0.001
 _HEAD_WAIT_S = 0.02
 _HOUSEKEEPING_S = 1.0
-_BUDGET_WINDOW_S = 600.0
-_ABORT_BUDGET = 20
-_INCURABLE = (Verdict.UNDELIVERABLE, Verdict.CONFIG)
-
-
-@dataclass(slots=True)
-class _Work:
-    """A batch that was read and is not yet produced; no pending result means: to be submitted."""
-
-    batch: MessageBatch
-    pending: PendingBatch | None = None
-    submitted_at: float = 0.0
 
 
 class Processor:
@@ -95,28 +74,24 @@ class Processor:
         clients: Clients | None = None,
     ) -> None:
         clients = clients or ConfluentClients()
-        self._handler = handler
-        self._is_stateless = isinstance(handler, StatelessHandler)
-        self._loop = loop
-        self._context = LoopContext(
-            input_topic, service, loop, metrics, FailPoints.from_environment()
-        )
-        self._consumer = InputConsumer(clients, kafka.consumer_config(group_id, loop), input_topic)
+        context = LoopContext(input_topic, service, loop, metrics, FailPoints.from_environment())
+        consumer = InputConsumer(clients, kafka.consumer_config(group_id, loop), input_topic)
         exactly_once = loop.delivery == "exactly_once"
         config = kafka.producer_config(loop, transactional_id if exactly_once else None)
         kind = TransactionalProducer if exactly_once else FlushingProducer
-        self._producer: TransactionalProducer | FlushingProducer = kind(
-            lambda added: clients.producer({**config, **added}),
-            self._consumer,
-            loop,
-            self._context.fail_points,
+        producer: TransactionalProducer | FlushingProducer = kind(
+            lambda added: clients.producer({**config, **added}), consumer, loop, context.fail_points
         )
-        self._checkpoint = Checkpoint(self._context, handler, self._consumer, self._producer)
-        self._work: deque[_Work] = deque()
-        self._recovery = Recovery()
-        self._outage = Outage(loop.retry_max_wait_s)
-        self._fenced = Budget(loop.fenced_budget, _BUDGET_WINDOW_S)
-        self._aborts = 0
+        self._context = context
+        self._handler = handler
+        self._may_overlap = isinstance(handler, StatelessHandler)
+        self._consumer = consumer
+        self._producer = producer
+        self._checkpoint = Checkpoint(context, handler, consumer, producer)
+        self._work = InFlight(context, handler)
+        self._recovery = Recovery(
+            LoopParts(context, handler, consumer, producer, self._checkpoint, self._work)
+        )
         self._stop = threading.Event()
         self._beat = time.monotonic()
         self._next_housekeeping = 0.0
@@ -129,8 +104,8 @@ class Processor:
     @property
     def ready(self) -> bool:
         """Tell whether the assignment is known and no outage holds it up."""
-        waits = self._recovery.is_pending or self._outage.is_active
-        return self._consumer.has_joined and not waits and not self._stop.is_set()
+        is_up = self._consumer.has_joined and not self._recovery.is_needed
+        return is_up and not self._stop.is_set()
 
     @property
     def assigned(self) -> frozenset[int]:
@@ -140,7 +115,7 @@ class Processor:
     @property
     def lag(self) -> dict[int, int]:
         """Records behind the last stable offset, per partition whose end is known."""
-        return self._consumer.lag.lag(sorted(self._consumer.owned))
+        return self._consumer.lag.lag(self.assigned)
 
     def stop(self) -> None:
         """Ask the loop to end: it finishes what is in flight, commits and leaves the group."""
@@ -159,8 +134,8 @@ class Processor:
             while not self._stop.is_set():
                 self._guarded_turn()
             self._drain()
-        except PenstockError as exc:
-            raise exc if isinstance(exc, FatalError) else FatalError(str(exc)) from exc
+        except FatalError:
+            raise
         except Exception as exc:
             raise FatalError(f"unexpected {type(exc).__name__}: {exc}") from exc
         finally:
@@ -171,229 +146,107 @@ class Processor:
         try:
             self._turn()
         except RetryableError as exc:
-            self._put_off(exc)
+            self._recovery.put_off(exc)
         except AbortRequired as exc:
-            self._roll_back()
-            self._count_abort(exc)
+            self._recovery.roll_back()
+            self._recovery.count_abort(exc)
         except (OutcomeUnknown, FencedError) as exc:
-            self._lose_producer(exc)
-            self._roll_back()
+            self._recovery.lose_producer(exc)
+            self._recovery.roll_back()
 
     def _turn(self) -> None:
         self._beat = time.monotonic()
         messages = self._serve_rebalances(self._fetch())
-        if messages and not self._recovery.rewind:
-            with self._context.metrics.timed(self._context.topic, "fetch"):
-                self._work.append(_Work(batch_of(self._context.topic, messages)))
-            self._context.fail_points.reach("after_poll")
-        if self._outage.remaining_s <= 0.0:
-            self._recover()
-            self._submit()
+        if messages and not self._recovery.steps.rewind:
+            topic = self._context.topic
+            self._context.metrics.observe(topic, "consume", self._consumer.consume_s)
+            self._work.add(messages)
+        if self._recovery.outage.remaining_s <= 0.0:
+            self._recovery.take_steps()
+            self._work.submit()
         self._finish()
         self._commit_if_due()
-        self._settle()
+        self._recovery.settle()
         if self._beat >= self._next_housekeeping:
             self._keep_house()
 
-    # Reading
-
     def _fetch(self) -> list[Message]:
         """Poll for as long as there is nothing better to do."""
-        if len(self._work) < self._loop.max_in_flight or self._consumer.held:
-            return self._consumer.fetch(self._loop.max_batch_rows, self._poll_s())
-        self._await_head(_HEAD_WAIT_S)
-        head = self._work[0]
-        if head.pending is not None and not head.pending.done():
-            if self._beat - head.submitted_at > self._loop.stall_s:
-                # The group must go on being served, and only a paused consumer can be polled
-                # without taking more records.
-                self._consumer.hold()
+        if not self._work.is_full or self._consumer.held:
+            return self._consumer.fetch(self._context.loop.max_batch_rows, self._poll_s())
+        self._work.await_head(min(_HEAD_WAIT_S, self._checkpoint.due_in_s))
+        if self._work.is_stalled:
+            # The group must go on being served, and only a consumer that is paused can be polled
+            # without taking more records.
+            self._consumer.hold()
         return []
 
     def _poll_s(self) -> float:
-        if any(work.pending is not None for work in self._work):
+        if self._work.is_flying:
             return _IN_FLIGHT_POLL_S
-        wait_s = min(self._loop.idle_poll_s, max(0.0, self._checkpoint.due_in_s))
-        return min(wait_s, self._outage.remaining_s) if self._outage.is_active else wait_s
-
-    def _await_head(self, limit_s: float) -> None:
-        """Wait a moment for the oldest batch."""
-        deadline = Deadline(min(limit_s, max(_NAP_S, self._checkpoint.due_in_s)))
-        head = self._work[0].pending
-        while head is not None and not head.done() and not deadline.expired:
-            time.sleep(_NAP_S)
+        wait_s = min(self._context.loop.idle_poll_s, max(0.0, self._checkpoint.due_in_s))
+        outage = self._recovery.outage
+        return min(wait_s, outage.remaining_s) if outage.is_active else wait_s
 
     def _serve_rebalances(self, messages: list[Message]) -> list[Message]:
-        """Do what callbacks inside the last fetch have noted; return what is still ours."""
+        """Do what the callbacks inside the last fetch have noted; return what is still ours."""
         for event in self._consumer.take_events():
             self._context.metrics.rebalances.labels(self._context.topic, event.kind).inc()
             logger.info("%s: %s %s", self._context.topic, event.kind, event.partitions)
             if event.kind == "assigned":
-                self._recovery.restore.update(event.partitions)
-            else:
-                messages = self._give_up(event, messages)
+                self._recovery.steps.restore.update(event.partitions)
+            elif event.partitions:
+                messages = self._give_up(set(event.partitions), messages)
         return messages
 
-    def _give_up(self, event: Rebalance, messages: list[Message]) -> list[Message]:
-        gone = set(event.partitions)
-        if not gone:
-            return messages
-        if self._work or self._checkpoint.is_open:
-            messages = []
-            try:
-                self._roll_back()
-            finally:
-                self._forget(gone)
-            return messages
-        self._forget(gone)
-        return [m for m in messages if m.partition() not in gone]
-
-    def _forget(self, gone: set[int]) -> None:
-        self._checkpoint.forget(gone)
-        self._recovery.forget(gone)
-        self._handler.revoked(sorted(gone))
-
-    # Working
-
-    def _submit(self) -> None:
-        """Hand over what was read and not yet handed over, in order."""
-        for work in self._work:
-            if work.pending is not None:
-                continue
-            with self._context.metrics.timed(self._context.topic, "submit"):
-                work.pending = self._handler.submit(work.batch)
-            work.submitted_at = time.monotonic()
-            self._observe_batch(len(work.batch))
-            self._context.fail_points.reach("after_submit")
+    def _give_up(self, gone: set[int], messages: list[Message]) -> list[Message]:
+        is_clean = not self._work and not self._checkpoint.is_open
+        try:
+            if not is_clean:
+                self._recovery.roll_back()
+        finally:
+            self._checkpoint.forget(gone)
+            self._recovery.steps.forget(gone)
+            self._handler.revoked(sorted(gone))
+        return [m for m in messages if is_clean and m.partition() not in gone]
 
     def _finish(self) -> None:
-        """Write the results that are there, oldest first."""
-        while self._work:
-            work = self._work[0]
-            if work.pending is None:
-                return
-            try:
-                if not work.pending.done():
-                    self._check_patience(work)
-                    return
-                handled = work.pending.result(self._loop.result_timeout_s)
-            except RetryableError:
-                work.pending = None
-                if not self._is_stateless:
-                    self._roll_back()
-                raise
-            self._checkpoint.write(work.batch, handled)
-            self._work.popleft()
-
-    def _check_patience(self, work: _Work) -> None:
-        if time.monotonic() - work.submitted_at > self._loop.result_timeout_s:
-            raise ModelUnavailable(
-                f"a batch of {len(work.batch)} rows of {work.batch.topic} has no answer after "
-                f"{self._loop.result_timeout_s} s"
-            )
+        try:
+            self._work.finish(self._checkpoint.write)
+        except RetryableError:
+            if not self._may_overlap:
+                # Submitting has changed the handler's state: it must go back before a repetition.
+                self._recovery.roll_back()
+            raise
 
     def _commit_if_due(self) -> None:
         checkpoint = self._checkpoint
         if not checkpoint.is_open or checkpoint.due_in_s > 0.0:
             return
-        if self._is_stateless or not any(work.pending is not None for work in self._work):
+        if self._may_overlap or not self._work.is_flying:
             checkpoint.commit(is_settled=not self._work)
-            self._aborts = 0
+            self._recovery.count_commit()
         elif checkpoint.is_too_old:
             raise AbortRequired("batches in flight outlive the transaction")
 
-    def _settle(self) -> None:
-        """End an outage once what it held up is done, and let partitions flow."""
-        if self._recovery.is_pending or any(work.pending is None for work in self._work):
-            return
-        if self._outage.is_active and not self._work:
-            logger.info(
-                "%s: going on after %d attempts", self._context.topic, self._outage.attempts
-            )
-            self._outage.end()
-        if not self._outage.is_active and len(self._work) < self._loop.max_in_flight:
-            self._consumer.release()
-
-    # Failing and recovering
-
-    def _recover(self) -> None:
-        """Take the steps that stand between an abort, a rebalance or the start and new records."""
-        recovery = self._recovery
-        if not recovery.is_pending:
-            return
-        if recovery.producer:
-            self._producer.open()
-            recovery.producer = False
-        timeout_s = self._loop.restore_timeout_s
-        with self._context.metrics.timed(self._context.topic, "restore"):
-            if recovery.rewind:
-                partitions = sorted(recovery.rewind)
-                self._handler.rolled_back(partitions, timeout_s)
-                self._consumer.rewind(partitions, Deadline(self._loop.commit_timeout_s))
-                recovery.rewind.clear()
-            if recovery.restore:
-                self._handler.assigned(sorted(recovery.restore), timeout_s)
-                recovery.restore.clear()
-
-    def _roll_back(self) -> None:
-        """Abort what is open, drop what is in flight, and have retained partitions read again."""
-        self._work.clear()
-        if self._checkpoint.is_open and not self._recovery.producer:
-            try:
-                self._checkpoint.abort()
-            except (OutcomeUnknown, FencedError) as exc:
-                self._lose_producer(exc)
-        self._checkpoint.drop()
-        self._consumer.hold()
-        self._recovery.rewind |= self._consumer.owned - self._recovery.restore
-
-    def _lose_producer(self, error: PenstockError) -> None:
-        if isinstance(error, FencedError) and not self._fenced.spend():
-            raise error
-        logger.warning("%s: new producer: %s", self._context.topic, error)
-        self._context.metrics.transactions.labels(self._context.topic, "recreated").inc()
-        self._recovery.producer = True
-
-    def _count_abort(self, error: AbortRequired) -> None:
-        """Back off from aborts in a row; stop where no repetition can help."""
-        logger.warning("%s: aborted: %s", self._context.topic, error)
-        if error.verdict in _INCURABLE:
-            raise DeliveryFailed(str(error)) from error
-        self._aborts += error.verdict is not Verdict.MEMBERSHIP
-        if self._aborts > _ABORT_BUDGET:
-            raise DeliveryFailed(f"{self._aborts} aborts in a row, the last: {error}") from error
-        if self._aborts > 1:
-            self._put_off(BrokerUnavailable(str(error), retry_after_s=0.1))
-
-    def _put_off(self, error: RetryableError) -> None:
-        """Pause and set the time of the next attempt; the offset is kept, nothing is dropped."""
-        wait_s = self._outage.begin(error)
-        self._consumer.hold()
-        self._context.metrics.retries.labels(self._context.topic, type(error).__name__).inc()
-        logger.warning("%s: waiting %.1f s: %s", self._context.topic, wait_s, error)
-
-    # Ending
-
     def _drain(self) -> None:
         """Finish what is in flight and commit, within one deadline."""
-        deadline = Deadline(self._loop.drain_timeout_s)
+        deadline = Deadline(self._context.loop.drain_timeout_s)
         try:
-            while self._work and not self._outage.is_active and not deadline.expired:
+            while self._work.is_flying and not self._recovery.is_needed and not deadline.expired:
                 self._beat = time.monotonic()
-                self._await_head(_HEAD_WAIT_S)
+                self._work.await_head(_HEAD_WAIT_S)
                 self._finish()
-                if self._work and self._work[0].pending is None:
-                    break
-            can_commit = self._is_stateless or not self._work
-            if self._checkpoint.is_open and can_commit and not self._recovery.is_pending:
+            can_commit = self._may_overlap or not self._work.is_flying
+            if self._checkpoint.is_open and can_commit and not self._recovery.steps.is_pending:
                 self._checkpoint.commit(is_settled=not self._work)
-        except (RetryableError, AbortRequired, OutcomeUnknown) as exc:
+        except (RetryableError, AbortRequired, OutcomeUnknown, FencedError) as exc:
             logger.warning("%s: not committed at the end: %s", self._context.topic, exc)
 
     def _close(self) -> None:
         """Abort what is still open, leave the group, drop the producer."""
         self._work.clear()
-        if self._checkpoint.is_open and not self._recovery.producer:
+        if self._checkpoint.is_open and not self._recovery.steps.producer:
             try:
                 self._checkpoint.abort()
             except PenstockError as exc:
@@ -402,22 +255,15 @@ class Processor:
         self._consumer.close()
         self._producer.close()
 
-    # Telling
-
-    def _observe_batch(self, rows: int) -> None:
-        metrics, topic = self._context.metrics, self._context.topic
-        metrics.batch_rows.labels(topic).observe(rows)
-        metrics.batch_fill.labels(topic).observe(rows / self._loop.max_batch_rows)
-
     def _keep_house(self) -> None:
         """Once a second: gauges, and positions moved past control records while idle."""
         self._next_housekeeping = self._beat + _HOUSEKEEPING_S
         metrics, topic = self._context.metrics, self._context.topic
         for partition, lag in self.lag.items():
             metrics.lag.labels(topic, str(partition)).set(lag)
-        for partition, drain_s in self._consumer.lag.drain_s(self._consumer.owned).items():
+        for partition, drain_s in self._consumer.lag.drain_s(self.assigned).items():
             metrics.drain.labels(topic, str(partition)).set(drain_s)
         metrics.in_flight.labels(topic).set(len(self._work))
-        metrics.breaker_open.labels(topic).set(self._outage.is_active)
+        metrics.breaker_open.labels(topic).set(self._recovery.outage.is_active)
         if self.ready and not self._work and not self._checkpoint.is_open:
             self._checkpoint.step_over()

@@ -1,17 +1,43 @@
-"""What the loop must do before it may go on, and how long it waits between attempts. No I/O."""
+"""What stands between the loop and new records after the start, an abort or a rebalance.
+
+A failed transaction is undone in steps that may fail themselves, so they are noted and taken at the
+next attempt: a new producer, the handler's and the consumer's way back to what is committed, the
+state of new partitions.
+"""
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from penstock_schemas.errors import RetryableError
+from penstock_schemas.errors import (
+    BrokerUnavailable,
+    DeliveryFailed,
+    FencedError,
+    PenstockError,
+    RetryableError,
+)
+
+from penstock_streaming.backoff import Budget, Outage
+from penstock_streaming.checkpoint import Checkpoint, LoopContext
+from penstock_streaming.consumer import InputConsumer
+from penstock_streaming.deadline import Deadline
+from penstock_streaming.errors import AbortRequired, OutcomeUnknown, Verdict
+from penstock_streaming.flushing_producer import FlushingProducer
+from penstock_streaming.handler import Handler
+from penstock_streaming.in_flight import InFlight
+from penstock_streaming.producer import TransactionalProducer
+
+logger = logging.getLogger(__name__)
+
+_BUDGET_WINDOW_S = 600.0
+_ABORT_BUDGET = 20
+_INCURABLE = (Verdict.UNDELIVERABLE, Verdict.CONFIG)
 
 
 @dataclass(slots=True)
-class Recovery:
+class PendingSteps:
     """Steps that are still to be taken, in this order.
 
     Attributes
@@ -39,77 +65,133 @@ class Recovery:
         self.restore.difference_update(partitions)
 
 
-class Outage:
-    """A dependency is away: the time of the next attempt.
+@dataclass(frozen=True, slots=True)
+class LoopParts:
+    """What a recovery acts on."""
 
-    Parameters
+    context: LoopContext
+    handler: Handler
+    consumer: InputConsumer
+    producer: TransactionalProducer | FlushingProducer
+    checkpoint: Checkpoint
+    in_flight: InFlight
+
+
+class Recovery:
+    """Undoes what failed and takes the loop back to work.
+
+    Attributes
     ----------
-    max_wait_s
-        Longest wait between two attempts.
-    clock
-        Monotonic seconds.
+    steps
+        What is still to be done.
+    outage
+        When the next attempt is.
     """
 
-    def __init__(self, max_wait_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_wait_s = max_wait_s
-        self._clock = clock
-        self._until = 0.0
-        self.attempts = 0
+    def __init__(self, parts: LoopParts) -> None:
+        self._parts = parts
+        loop = parts.context.loop
+        self.steps = PendingSteps()
+        self.outage = Outage(loop.retry_max_wait_s)
+        self._fenced = Budget(loop.fenced_budget, _BUDGET_WINDOW_S)
+        self._aborts = 0
 
     @property
-    def is_active(self) -> bool:
-        """Tell whether the last attempt failed."""
-        return self.attempts > 0
+    def is_needed(self) -> bool:
+        """Tell whether a step is left or a dependency is away."""
+        return self.steps.is_pending or self.outage.is_active
 
-    @property
-    def remaining_s(self) -> float:
-        """Seconds until the next attempt."""
-        return max(0.0, self._until - self._clock()) if self.attempts else 0.0
+    def take_steps(self) -> None:
+        """Take the pending steps; one that fails is taken again next time.
 
-    def begin(self, error: RetryableError) -> float:
-        """Count a failed attempt; the wait doubles from what the error asks for, up to the limit.
-
-        Returns
-        -------
-        Seconds to wait.
+        Raises
+        ------
+        RetryableError
+            If a dependency is away.
+        FatalError
+            If a step can never succeed.
         """
-        wait_s = min(self._max_wait_s, error.retry_after_s * 2.0 ** min(self.attempts, 20))
-        self.attempts += 1
-        self._until = self._clock() + wait_s
-        return wait_s
+        steps, parts = self.steps, self._parts
+        if not steps.is_pending:
+            return
+        loop = parts.context.loop
+        with parts.context.metrics.timed(parts.context.topic, "restore"):
+            if steps.producer:
+                parts.producer.open()
+                steps.producer = False
+            if steps.rewind:
+                partitions = sorted(steps.rewind)
+                parts.handler.rolled_back(partitions, loop.restore_timeout_s)
+                parts.consumer.rewind(partitions, Deadline(loop.commit_timeout_s))
+                steps.rewind.clear()
+            if steps.restore:
+                parts.handler.assigned(sorted(steps.restore), loop.restore_timeout_s)
+                steps.restore.clear()
 
-    def end(self) -> None:
-        """Learn that the attempt succeeded."""
-        self.attempts = 0
+    def roll_back(self) -> None:
+        """Abort what is open, drop what is in flight, and have retained partitions read again."""
+        parts = self._parts
+        parts.in_flight.clear()
+        if parts.checkpoint.is_open and not self.steps.producer:
+            try:
+                parts.checkpoint.abort()
+            except (OutcomeUnknown, FencedError) as exc:
+                self.lose_producer(exc)
+        parts.checkpoint.drop()
+        parts.consumer.hold()
+        self.steps.rewind |= parts.consumer.owned - self.steps.restore
 
+    def lose_producer(self, error: PenstockError) -> None:
+        """Have a new producer made in place of one whose state nobody knows.
 
-class Budget:
-    """At most so many events per window.
+        Raises
+        ------
+        FencedError
+            If the budget for that is spent.
+        """
+        if isinstance(error, FencedError) and not self._fenced.spend():
+            raise error
+        context = self._parts.context
+        logger.warning("%s: new producer: %s", context.topic, error)
+        context.metrics.transactions.labels(context.topic, "recreated").inc()
+        self.steps.producer = True
 
-    Parameters
-    ----------
-    limit
-        Events allowed.
-    window_s
-        Length of the sliding window, seconds.
-    clock
-        Monotonic seconds.
-    """
+    def count_abort(self, error: AbortRequired) -> None:
+        """Back off from aborts in a row.
 
-    def __init__(
-        self, limit: int, window_s: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._limit = limit
-        self._window_s = window_s
-        self._clock = clock
-        self._spent: deque[float] = deque()
+        Raises
+        ------
+        DeliveryFailed
+            If no repetition can help.
+        """
+        logger.warning("%s: aborted: %s", self._parts.context.topic, error)
+        if error.verdict in _INCURABLE:
+            raise DeliveryFailed(str(error)) from error
+        self._aborts += error.verdict is not Verdict.MEMBERSHIP
+        if self._aborts > _ABORT_BUDGET:
+            raise DeliveryFailed(f"{self._aborts} aborts in a row, the last: {error}") from error
+        if self._aborts > 1:
+            self.put_off(BrokerUnavailable(str(error), retry_after_s=0.1))
 
-    def spend(self) -> bool:
-        """Spend one; tell whether it was there."""
-        now = self._clock()
-        while self._spent and now - self._spent[0] > self._window_s:
-            self._spent.popleft()
-        if len(self._spent) >= self._limit:
-            return False
-        self._spent.append(now)
-        return True
+    def count_commit(self) -> None:
+        """Learn that a commit succeeded."""
+        self._aborts = 0
+
+    def put_off(self, error: RetryableError) -> None:
+        """Pause and set the time of the next attempt; the offset is kept, nothing is dropped."""
+        context = self._parts.context
+        wait_s = self.outage.begin(error)
+        self._parts.consumer.hold()
+        context.metrics.retries.labels(context.topic, type(error).__name__).inc()
+        logger.warning("%s: waiting %.1f s: %s", context.topic, wait_s, error)
+
+    def settle(self) -> None:
+        """End an outage once what it held up is done, and let partitions flow."""
+        work = self._parts.in_flight
+        if self.steps.is_pending or work.has_unsubmitted:
+            return
+        if self.outage.is_active and not work:
+            logger.info("%s: going on", self._parts.context.topic)
+            self.outage.end()
+        if not self.outage.is_active and not work.is_full:
+            self._parts.consumer.release()

@@ -1,0 +1,85 @@
+"""How long to wait between attempts, and how often something may happen. No I/O, no sleeping."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from penstock_schemas.errors import RetryableError
+
+
+class Outage:
+    """A dependency is away: the time of the next attempt.
+
+    Parameters
+    ----------
+    max_wait_s
+        Longest wait between two attempts.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(self, max_wait_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_wait_s = max_wait_s
+        self._clock = clock
+        self._until = 0.0
+        self.attempts = 0
+
+    @property
+    def is_active(self) -> bool:
+        """Tell whether the last attempt failed."""
+        return self.attempts > 0
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds until the next attempt."""
+        return max(0.0, self._until - self._clock()) if self.attempts else 0.0
+
+    def begin(self, error: RetryableError) -> float:
+        """Count a failed attempt; the wait doubles from what the error asks for, up to the limit.
+
+        Returns
+        -------
+        Seconds to wait.
+        """
+        wait_s = min(self._max_wait_s, error.retry_after_s * 2.0 ** min(self.attempts, 20))
+        self.attempts += 1
+        self._until = self._clock() + wait_s
+        return wait_s
+
+    def end(self) -> None:
+        """Learn that the attempt succeeded."""
+        self.attempts = 0
+
+
+class Budget:
+    """At most so many events per window.
+
+    Parameters
+    ----------
+    limit
+        Events allowed.
+    window_s
+        Length of the sliding window, seconds.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(
+        self, limit: int, window_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit = limit
+        self._window_s = window_s
+        self._clock = clock
+        self._spent: deque[float] = deque()
+
+    def spend(self) -> bool:
+        """Spend one; tell whether it was there."""
+        now = self._clock()
+        while self._spent and now - self._spent[0] > self._window_s:
+            self._spent.popleft()
+        if len(self._spent) >= self._limit:
+            return False
+        self._spent.append(now)
+        return True

@@ -1,0 +1,156 @@
+"""Batches that were read and are not yet produced, finished in the order they were read."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from confluent_kafka import Message
+from penstock_schemas.errors import ModelUnavailable, RetryableError
+
+from penstock_streaming.checkpoint import LoopContext
+from penstock_streaming.deadline import Deadline
+from penstock_streaming.handler import HandledBatch, Handler, MessageBatch, PendingBatch
+
+_NAP_S = 0.0005
+"""How often a batch is asked whether it is done while there is nothing else to do."""
+
+
+def batch_of(topic: str, messages: Sequence[Message]) -> MessageBatch:
+    """Return messages as columns."""
+    n = len(messages)
+    return MessageBatch(
+        topic=topic,
+        messages=messages,
+        values=[m.value() for m in messages],
+        keys=[m.key() for m in messages],
+        partitions=np.fromiter((m.partition() for m in messages), np.int32, n),
+        offsets=np.fromiter((m.offset() for m in messages), np.int64, n),
+        timestamps_ms=np.fromiter((m.timestamp()[1] for m in messages), np.int64, n),
+    )
+
+
+@dataclass(slots=True)
+class _Work:
+    """One batch; without a pending result it is still, or again, to be submitted."""
+
+    batch: MessageBatch
+    pending: PendingBatch | None = None
+    submitted_at: float = 0.0
+
+
+class InFlight:
+    """The batches between the consumer and the checkpoint.
+
+    Parameters
+    ----------
+    context
+        Of the loop.
+    handler
+        Takes the batches.
+    """
+
+    def __init__(self, context: LoopContext, handler: Handler) -> None:
+        self._context = context
+        self._handler = handler
+        self._work: deque[_Work] = deque()
+
+    def __len__(self) -> int:
+        return len(self._work)
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether no more may be read."""
+        return len(self._work) >= self._context.loop.max_in_flight
+
+    @property
+    def is_flying(self) -> bool:
+        """Tell whether the handler has a batch that is not finished."""
+        return any(work.pending is not None for work in self._work)
+
+    @property
+    def has_unsubmitted(self) -> bool:
+        """Tell whether a batch is to be submitted, for the first time or again."""
+        return any(work.pending is None for work in self._work)
+
+    @property
+    def is_stalled(self) -> bool:
+        """Tell whether the oldest batch takes so long that the partitions should be paused."""
+        if not self._work:
+            return False
+        head = self._work[0]
+        if head.pending is None or head.pending.done():
+            return False
+        return self._context.clock() - head.submitted_at > self._context.loop.stall_s
+
+    def add(self, messages: Sequence[Message]) -> None:
+        """Take what was read."""
+        context = self._context
+        with context.metrics.timed(context.topic, "columns"):
+            self._work.append(_Work(batch_of(context.topic, messages)))
+        context.fail_points.reach("after_poll")
+
+    def submit(self) -> None:
+        """Hand over, in order, what is not with the handler.
+
+        Raises
+        ------
+        RetryableError
+            If the handler cannot take it now.
+        """
+        for work in self._work:
+            if work.pending is None:
+                self._submit_one(work)
+
+    def finish(self, write: Callable[[MessageBatch, HandledBatch], None]) -> None:
+        """Write the results that are there, oldest first, until one is not.
+
+        Raises
+        ------
+        RetryableError
+            If the oldest has failed for now; it is to be submitted again.
+        """
+        while self._work:
+            work = self._work[0]
+            if work.pending is None:
+                return
+            try:
+                if not work.pending.done():
+                    self._check_patience(work)
+                    return
+                handled = work.pending.result(self._context.loop.result_timeout_s)
+            except RetryableError:
+                work.pending = None
+                raise
+            write(work.batch, handled)
+            self._work.popleft()
+
+    def await_head(self, limit_s: float) -> None:
+        """Wait a moment, or a nap at least, for the oldest batch."""
+        deadline = Deadline(max(limit_s, _NAP_S))
+        head = self._work[0].pending if self._work else None
+        while head is not None and not head.done() and not deadline.expired:
+            time.sleep(_NAP_S)
+
+    def clear(self) -> None:
+        """Drop all; results that still come are ignored."""
+        self._work.clear()
+
+    def _submit_one(self, work: _Work) -> None:
+        context, rows = self._context, len(work.batch)
+        with context.metrics.timed(context.topic, "submit"):
+            work.pending = self._handler.submit(work.batch)
+        work.submitted_at = context.clock()
+        context.metrics.batch_rows.labels(context.topic).observe(rows)
+        context.metrics.batch_fill.labels(context.topic).observe(rows / context.loop.max_batch_rows)
+        context.fail_points.reach("after_submit")
+
+    def _check_patience(self, work: _Work) -> None:
+        limit_s = self._context.loop.result_timeout_s
+        if self._context.clock() - work.submitted_at > limit_s:
+            raise ModelUnavailable(
+                f"{len(work.batch)} rows of {work.batch.topic} have no answer after {limit_s} s"
+            )
