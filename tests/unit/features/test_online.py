@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+import subprocess
+import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +61,63 @@ def test_value_changed_from_outside_is_in_the_next_read(repo: Path, config: Pipe
     frame = pd.DataFrame({"account_id": ["a"], "limit": [7.0], "event_timestamp": [now]})
     open_store(repo).write_to_online_store("profile", frame)
     assert store.read(["a", "b"])["profile:limit"].tolist() == [7.0, 200.0]
+
+
+def test_value_changed_by_another_process_is_in_the_next_read(
+    repo: Path, config: PipelineConfig
+) -> None:
+    """The store as seen by any SQLite client: an UPDATE and a DELETE, no SDK of ours involved."""
+    store = OnlineStore(repo, config)
+    assert store.read(["a", "b"])["profile:limit"].tolist() == [100.0, 200.0]
+    script = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+table = [r[0] for r in db.execute("select name from sqlite_master") if r[0].endswith("_profile")][0]
+db.execute(f'delete from "{table}" where rowid in (select min(rowid) from "{table}")')
+db.commit()
+"""
+    command = [sys.executable, "-c", script, str(repo / "online_store.db")]
+    subprocess.run(command, check=True, timeout=30)
+    np.testing.assert_array_equal(store.read(["a", "b"])["profile:limit"], [np.nan, 200.0])
+
+
+def test_unchanged_store_is_not_read_twice(repo: Path, config: PipelineConfig) -> None:
+    store = OnlineStore(repo, config)
+    store.read(["a"])
+    asked: list[list[str]] = []
+    fetch = store._fetch
+    store._fetch = lambda keys: (asked.append(list(keys)), fetch(keys))[1]
+    for keys in (["a"], ["b", "a"], ["a", "b", "stranger"], ["stranger"]):
+        store.read(keys)
+    assert asked == [["b"], ["stranger"]]
+    assert store.read(["b", "stranger", "a"])["profile:limit"].tolist()[::2] == [200.0, 100.0]
+
+
+def test_store_replaced_by_another_file_is_opened_anew(repo: Path, config: PipelineConfig) -> None:
+    store = OnlineStore(repo, config)
+    store.read(["a"])
+    online = repo / "online_store.db"
+    copy = repo / "copy.db"
+    with closing(sqlite3.connect(online)) as old, closing(sqlite3.connect(copy)) as new:
+        old.backup(new)
+    for path in repo.glob("online_store.db*"):
+        path.unlink()
+    copy.rename(online)
+    now = pd.Timestamp.now(tz="UTC")
+    frame = pd.DataFrame({"account_id": ["a"], "limit": [8.0], "event_timestamp": [now]})
+    open_store(repo).write_to_online_store("profile", frame)
+    assert store.read(["a"])["profile:limit"].tolist() == [8.0]
+
+
+def test_views_that_expire_are_read_every_time(
+    repo: Path, config: PipelineConfig, tmp_path: Path
+) -> None:
+    expiring = DEFINITIONS.replace("days=0", "days=1")
+    (tmp_path / "tiny" / "features.py").write_text(expiring)
+    apply_definitions(tmp_path / "tiny", repo)
+    store = OnlineStore(repo, config)
+    assert store.read(["a"])["profile:limit"].tolist() == [100.0]
+    assert store._version is None
 
 
 def test_state_written_back_is_read_back(repo: Path, config: PipelineConfig) -> None:

@@ -15,7 +15,7 @@ from penstock_features.online import OnlineStore
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
-from penstock_schemas.errors import FatalError, RetryableError
+from penstock_schemas.errors import FatalError, FeatureStoreUnavailable, RetryableError
 from penstock_schemas.schema_files import schema_text
 from penstock_streaming.deadline import Deadline
 from penstock_streaming.metrics import LoopMetrics
@@ -133,7 +133,7 @@ class Worker:
         schema = schema_text("feature_vector.avsc")
         subject = f"{config.topic_names.features}-value"
         schema_id = self._wait_for(lambda: registry.register(subject, schema))
-        has_online = any(feature.feast for feature in config.features)
+        online = self._make_online(config)
         return IngestPipeline(
             config,
             ColumnarDecoder(
@@ -143,10 +143,21 @@ class Worker:
                 max_bytes=config.limits.max_event_bytes,
             ),
             ColumnarEncoder(schema, schema_id),
-            online=OnlineStore(self._feast_dir, config) if has_online else None,
+            online=online,
             metrics=self._metrics,
             max_output_bytes=max_output_bytes,
         )
+
+    def _make_online(self, config: PipelineConfig) -> OnlineStore | None:
+        if not any(feature.feast for feature in config.features):
+            return None
+        store = OnlineStore(self._feast_dir, config)
+        try:
+            store.connect()
+        except FeatureStoreUnavailable as exc:
+            # The first start trains a model and fills the store later: events wait until then.
+            logger.info("online store of %s is not there yet: %s", config.pipeline, exc)
+        return store
 
     def _make_write_back(self, config: PipelineConfig) -> WriteBackThread | None:
         if config.feast is None or config.feast.write_back is None:
