@@ -8,7 +8,7 @@ from penstock_schemas.avro_batch import batch_schema, is_supported, serialize
 from penstock_schemas.avro_columns import arrow_schema, find_null
 from penstock_schemas.avro_rows import datum, number_schema, parsed
 from penstock_schemas.avro_types import InvalidSchema, parse_record
-from penstock_schemas.errors import ConfigError
+from penstock_schemas.errors import ConfigError, SchemaError
 from penstock_schemas.framing import prefix
 
 
@@ -56,7 +56,11 @@ class ColumnarEncoder:
             raise ValueError(f"column {null!r} holds a null and its field is required")
         if self._is_batch:
             return serialize(columns, self._text, self._prefix)
-        return [self._prefix + datum(self._parsed, row) for row in columns.to_pylist()]
+        rows = columns.to_pylist(maps_as_pydicts="strict")
+        try:
+            return [self._prefix + datum(self._parsed, row) for row in rows]
+        except SchemaError as exc:
+            raise ValueError(str(exc)) from exc
 
     def _conform(self, columns: pa.RecordBatch) -> pa.RecordBatch:
         wanted = self._schema
