@@ -1,0 +1,291 @@
+"""The Open Inference Protocol v2 over HTTP: requests to matrices, scores to answers.
+
+Pure. JSON tensors and the binary-tensor extension, as the stock client ``tritonclient.http`` sends
+and reads them.
+
+References
+----------
+Open Inference Protocol, HTTP/REST; Triton's binary data extension.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from penstock_schemas.errors import DecodeError, RecordError, SchemaError, ShapeMismatch
+
+from penstock_inference.routing import Route
+from penstock_inference.tensors import Matrix
+from penstock_inference.triton import DTYPE, INPUT, OUTPUT
+
+HEADER_LENGTH: Final = "Inference-Header-Content-Length"
+PLATFORM: Final = "penstock"
+EXTENSIONS: Final = ("binary_tensor_data",)
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A request that was understood.
+
+    Parameters
+    ----------
+    id
+        The caller's, echoed; may be empty.
+    matrix
+        Shape (n, d), float32, finite.
+    binary
+        Whether the scores are asked for as raw bytes behind the JSON.
+    """
+
+    id: str
+    matrix: Matrix
+    binary: bool
+
+
+def parse(body: bytes, header_length: str | None, width: int, max_rows: int) -> InferRequest:
+    """Read an inference request.
+
+    Parameters
+    ----------
+    header_length
+        Value of the header that says how much of the body is JSON; None: all of it.
+    width
+        Number of features of the model.
+    max_rows
+        Most rows of one request.
+
+    Raises
+    ------
+    RecordError
+        Naming the field, what was expected and what came.
+    """
+    split = len(body)
+    if header_length is not None:
+        if not header_length.isdecimal() or int(header_length) > len(body):
+            raise DecodeError(
+                "wrong header", field=HEADER_LENGTH, expected="a length", got=header_length[:20]
+            )
+        split = int(header_length)
+    request = parse_object(body[:split])
+    tensor = _only_input(request)
+    matrix = _matrix(tensor, body[split:], width, max_rows)
+    request_id = request.get("id", "")
+    if not isinstance(request_id, str):
+        raise SchemaError("wrong type", field="id", expected="a string", got=_kind(request_id))
+    return InferRequest(request_id, matrix, _wants_binary(request))
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body.
+
+    Raises
+    ------
+    DecodeError
+        It is not one.
+    """
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise DecodeError("invalid JSON", expected="a JSON object", got=str(exc)[:80]) from exc
+    if not isinstance(value, dict):
+        raise DecodeError("invalid JSON", expected="a JSON object", got=_kind(value))
+    return value
+
+
+def row_of_numbers(values: Any, width: int) -> Matrix:
+    """Return a JSON list of features as a matrix of one row.
+
+    Raises
+    ------
+    RecordError
+        It is not a list of ``width`` finite numbers.
+
+    Examples
+    --------
+    >>> row_of_numbers([1, 2.5], 2).tolist()
+    [[1.0, 2.5]]
+    """
+    if not isinstance(values, list):
+        raise SchemaError(
+            "wrong type", field=INPUT, expected="a list of numbers", got=_kind(values)
+        )
+    if len(values) != width:
+        raise _wrong_width(width, len(values))
+    return _numbers(values).reshape(1, width)
+
+
+def _only_input(request: dict[str, Any]) -> dict[str, Any]:
+    inputs = request.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        got = f"{len(inputs)} tensors" if isinstance(inputs, list) else _kind(inputs)
+        raise ShapeMismatch("wrong inputs", field="inputs", expected=f"[{INPUT}]", got=got)
+    tensor: dict[str, Any] = inputs[0]
+    for field, expected in (("name", INPUT), ("datatype", DTYPE)):
+        if tensor.get(field) != expected:
+            raise ShapeMismatch(
+                f"wrong {field}",
+                field=f"inputs[0].{field}",
+                expected=expected,
+                got=str(tensor.get(field))[:40],
+            )
+    return tensor
+
+
+def _matrix(tensor: dict[str, Any], raw: bytes, width: int, max_rows: int) -> Matrix:
+    shape = tensor.get("shape")
+    is_shape = isinstance(shape, list) and len(shape) == 2
+    if not is_shape or not all(type(d) is int and d >= 0 for d in shape or []):
+        raise ShapeMismatch(
+            "wrong shape", field="inputs[0].shape", expected=f"[rows, {width}]", got=str(shape)[:40]
+        )
+    rows, columns = shape  # type: ignore[misc] # checked above
+    if columns != width:
+        raise _wrong_width(width, columns)
+    if not 1 <= rows <= max_rows:
+        raise ShapeMismatch(
+            "wrong number of rows",
+            field="inputs[0].shape",
+            expected=f"1 to {max_rows}",
+            got=str(rows),
+        )
+    size = _parameters(tensor).get("binary_data_size")
+    if size is not None:
+        values = _from_binary(raw, size, rows * width)
+    else:
+        values = _numbers(tensor.get("data"))
+    if values.size != rows * width:
+        raise ShapeMismatch(
+            "data and shape differ",
+            field="inputs[0].data",
+            expected=f"{rows * width} numbers",
+            got=str(values.size),
+        )
+    return values.reshape(rows, width)
+
+
+def _from_binary(raw: bytes, size: Any, count: int) -> Matrix:
+    if size != 4 * count or size != len(raw):
+        raise ShapeMismatch(
+            "wrong binary data",
+            field="inputs[0].parameters.binary_data_size",
+            expected=f"{4 * count} bytes",
+            got=f"{size}, with {len(raw)} sent",
+        )
+    values: Matrix = np.frombuffer(raw, dtype="<f4")
+    return _finite(values)
+
+
+def _numbers(data: Any) -> Matrix:
+    """Return JSON numbers, flat or nested, as float32."""
+    flat: list[Any] = []
+    _flatten(data, flat, depth=0)
+    for at, value in enumerate(flat):
+        # A boolean is an int to Python, and a string would be converted silently.
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise SchemaError(
+                "wrong value",
+                field=f"{INPUT}[{at}]",
+                expected="a finite number",
+                got=str(value)[:20] if type(value) is float else _kind(value),
+            )
+    with np.errstate(over="ignore"):
+        try:
+            return _finite(np.array(flat, dtype=np.float32))
+        except OverflowError as exc:
+            raise SchemaError("wrong value", field=INPUT, expected="32-bit floats") from exc
+
+
+def _flatten(data: Any, into: list[Any], depth: int) -> None:
+    if not isinstance(data, list) or depth > 1:
+        raise SchemaError("wrong type", field="data", expected="lists of numbers", got=_kind(data))
+    if data and isinstance(data[0], list):
+        for part in data:
+            _flatten(part, into, depth + 1)
+    else:
+        into.extend(data)
+
+
+def _finite(values: Matrix) -> Matrix:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise SchemaError(
+            "wrong value",
+            field=f"{INPUT}[{bad[0]}]",
+            expected="a finite 32-bit number",
+            got=str(values[bad[0]]),
+        )
+    return values
+
+
+def _wrong_width(expected: int, got: int) -> RecordError:
+    return ShapeMismatch(
+        f"expected {expected} features, got {got}",
+        field=INPUT,
+        expected=f"{expected} features",
+        got=str(got),
+    )
+
+
+def _wants_binary(request: dict[str, Any]) -> bool:
+    outputs = request.get("outputs") or []
+    wanted = _parameters(request).get("binary_data_output", False)
+    if not isinstance(outputs, list):
+        raise SchemaError("wrong type", field="outputs", expected="a list", got=_kind(outputs))
+    for at, output in enumerate(outputs):
+        name = output.get("name") if isinstance(output, dict) else None
+        if name != OUTPUT:
+            raise ShapeMismatch(
+                "unknown output", field=f"outputs[{at}].name", expected=OUTPUT, got=str(name)[:40]
+            )
+        wanted = _parameters(output).get("binary_data", wanted)
+    return bool(wanted)
+
+
+def _parameters(node: dict[str, Any]) -> dict[str, Any]:
+    parameters = node.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise SchemaError(
+            "wrong type", field="parameters", expected="an object", got=_kind(parameters)
+        )
+    return parameters
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def answer(
+    pipeline: str, route: Route, request: InferRequest, scores: Matrix
+) -> tuple[bytes, dict[str, str]]:
+    """Return the body and the headers of an inference response."""
+    output: dict[str, Any] = {"name": OUTPUT, "datatype": DTYPE, "shape": list(scores.shape)}
+    response = {
+        "model_name": pipeline,
+        "model_version": route.version.version,
+        "id": request.id,
+        "outputs": [output],
+    }
+    if not request.binary:
+        output["data"] = scores.ravel().tolist()
+        return json.dumps(response).encode(), {"Content-Type": "application/json"}
+    raw = scores.astype("<f4").tobytes()
+    output["parameters"] = {"binary_data_size": len(raw)}
+    header = json.dumps(response).encode()
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
+    return header + raw, headers
+
+
+def metadata(pipeline: str, route: Route, versions: list[str]) -> dict[str, Any]:
+    """Return the metadata of a pipeline's model."""
+    model = route.model
+    return {
+        "name": pipeline,
+        "versions": versions,
+        "platform": PLATFORM,
+        "inputs": [{"name": INPUT, "datatype": DTYPE, "shape": [-1, model.width]}],
+        "outputs": [{"name": OUTPUT, "datatype": DTYPE, "shape": [-1, model.score_width]}],
+    }

@@ -1,0 +1,146 @@
+"""Settings of the service, read once from the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from penstock_schemas.errors import ConfigError
+from penstock_streaming.registry import RegistrySettings
+from penstock_streaming.settings import KafkaSettings, LoopSettings
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX: Final = "PENSTOCK_INFERENCE_"
+KNOWN_TO_THE_STACK: Final = frozenset({"PENSTOCK_INFERENCE_PORT"})
+"""Read by ``penstock up``, which sets our own names from it."""
+
+
+class TritonSettings(BaseModel):
+    """Connection to the model server. Immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    grpc_url: str = "127.0.0.1:8101"
+    """host:port of its gRPC endpoint."""
+    admin_timeout_s: PositiveFloat = 5.0
+    """Deadline of a question about a model, seconds. Inference has the pipeline's timeout_s."""
+    load_timeout_s: PositiveFloat = 30.0
+    """Deadline of loading a model, seconds."""
+    keepalive_s: PositiveFloat = 10.0
+    """Silence on a connection with calls in flight after which it is probed, seconds."""
+
+
+class GatewaySettings(BaseModel):
+    """The REST side. Immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    max_in_flight: PositiveInt = 64
+    """Requests worked on at once; more are refused with 429."""
+    retry_after_s: PositiveInt = 1
+    """What a 429 or 503 tells the caller to wait, seconds."""
+    max_request_rows: PositiveInt = 1024
+    """Most rows of one inference request."""
+    publish_queue_rows: PositiveInt = 10_000
+    """Predictions waiting to be produced; beyond it they are dropped and counted."""
+
+
+class InferenceSettings(BaseSettings):
+    """How this service reaches its neighbours. Immutable.
+
+    A nested field is named with two underscores: ``PENSTOCK_INFERENCE_KAFKA__BOOTSTRAP_SERVERS``.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        populate_by_name=True,
+    )
+
+    kafka: KafkaSettings = KafkaSettings()
+    """Connection to Kafka."""
+    registry: RegistrySettings = RegistrySettings()
+    """Connection to the schema registry."""
+    triton: TritonSettings = TritonSettings()
+    """Connection to the model server."""
+    gateway: GatewaySettings = GatewaySettings()
+    """The REST side."""
+    loop: LoopSettings = LoopSettings()
+    """The Kafka loop; batch rows, batches in flight and commit interval are pipeline.yaml's."""
+    pipelines: tuple[Path, ...] = Field(default=(Path("pipelines/fraud"),), min_length=1)
+    """Pipeline folders, a JSON list."""
+    feast_dir: Path = Path(".penstock/feast")
+    """Folder with one Feast repository per pipeline; the gateway reads online features there."""
+    run_dir: Path = Path(".penstock/run")
+    """Folder for facts about the running processes: replica pids, metrics, the wanted scale."""
+    ray_address: str = "127.0.0.1:6379"
+    """host:port of the Ray head; its access token is found by Ray's own RAY_AUTH_TOKEN_PATH."""
+    replicas: PositiveInt = 1
+    """Router replicas per pipeline at start; each is a member of the consumer group."""
+    replica_cpus: PositiveFloat = 0.1
+    """CPUs that Ray reserves per replica. It binds nothing: too much, and jobs pend for ever."""
+    gateway_host: str = "127.0.0.1"
+    """Address that the gateway listens on."""
+    gateway_port: int = Field(default=8000, ge=1, le=65535)
+    """Port of the gateway."""
+    metrics_host: str = "127.0.0.1"
+    """Address that /live, /ready and /metrics listen on."""
+    metrics_port: int = Field(default=9102, ge=0, le=65535)
+    """Port of /live, /ready and /metrics; 0 takes a free one."""
+    threshold: Annotated[float | None, Field(ge=0, le=1, validation_alias="MODEL_THRESHOLD")] = None
+    """Decision threshold in place of the pipelines' own; the variable is MODEL_THRESHOLD."""
+    start_timeout_s: PositiveFloat = 120.0
+    """Longest wait for Ray at the start, seconds; then the process exits."""
+    stuck_after_s: PositiveFloat = 120.0
+    """Silence of a router's loop after which Serve replaces the replica, seconds."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe line that is logged."""
+
+
+def load_settings(environment: Mapping[str, str] | None = None) -> InferenceSettings:
+    """Read the settings and refuse names that mean nothing.
+
+    Raises
+    ------
+    ConfigError
+        Naming each setting that is unknown or out of range.
+    """
+    names = os.environ if environment is None else environment
+    unknown = sorted(name for name in names if name.upper().startswith(PREFIX) and _unknown(name))
+    if unknown:
+        known = ", ".join(_variable(field) for field in InferenceSettings.model_fields)
+        raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {known}")
+    try:
+        return InferenceSettings()
+    except ValidationError as exc:
+        lines = [
+            f"{_variable(str(error['loc'][0]), *map(str, error['loc'][1:]))}: {error['msg']}"
+            for error in exc.errors(include_url=False, include_input=False)
+        ]
+        raise ConfigError("; ".join(lines)) from exc
+
+
+def _variable(field: str, *inner: str) -> str:
+    if field in ("threshold", "MODEL_THRESHOLD"):
+        return "MODEL_THRESHOLD"
+    return PREFIX + "__".join((field, *inner)).upper()
+
+
+def _unknown(name: str) -> bool:
+    if name.upper() in KNOWN_TO_THE_STACK:
+        return False
+    first = name.upper().removeprefix(PREFIX).partition("__")[0].lower()
+    return first == "threshold" or first not in InferenceSettings.model_fields

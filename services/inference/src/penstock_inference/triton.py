@@ -1,0 +1,280 @@
+"""The model server over gRPC: calls with a deadline, and its errors in our words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import grpc
+import numpy as np
+import tritonclient.grpc as triton
+from penstock_schemas.errors import (
+    ConfigError,
+    FatalError,
+    ModelRejected,
+    ModelUnavailable,
+    PenstockError,
+    ShapeMismatch,
+)
+from tritonclient.utils import InferenceServerException
+
+from penstock_inference.settings import TritonSettings
+from penstock_inference.tensors import Matrix
+
+INPUT: Final = "features"
+OUTPUT: Final = "scores"
+DTYPE: Final = "FP32"
+MAX_MESSAGE_BYTES: Final = 2**31 - 1
+RECONNECT_MAX_MS: Final = 2_000
+"""gRPC's own 120 s would keep a restarted server waiting that long."""
+
+ERRORS: Final[dict[grpc.StatusCode, type[PenstockError]]] = {
+    # The server or the model is away, starting, or overloaded: try again.
+    grpc.StatusCode.UNAVAILABLE: ModelUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: ModelUnavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ModelUnavailable,
+    grpc.StatusCode.NOT_FOUND: ModelUnavailable,
+    grpc.StatusCode.CANCELLED: ModelUnavailable,
+    grpc.StatusCode.ABORTED: ModelUnavailable,
+    # The server read the request and refuses the tensor.
+    grpc.StatusCode.INVALID_ARGUMENT: ShapeMismatch,
+    grpc.StatusCode.OUT_OF_RANGE: ShapeMismatch,
+    # The model failed on the request, or its process died: `isolation` finds out which row.
+    grpc.StatusCode.INTERNAL: ModelRejected,
+    grpc.StatusCode.UNKNOWN: ModelRejected,
+    grpc.StatusCode.DATA_LOSS: ModelRejected,
+    # Waiting does not help.
+    grpc.StatusCode.UNIMPLEMENTED: FatalError,
+    grpc.StatusCode.UNAUTHENTICATED: ConfigError,
+    grpc.StatusCode.PERMISSION_DENIED: ConfigError,
+    grpc.StatusCode.FAILED_PRECONDITION: FatalError,
+    grpc.StatusCode.ALREADY_EXISTS: FatalError,
+    grpc.StatusCode.OK: FatalError,  # an error that says OK is a defect of the client
+}
+"""What each status means. `ModelRejected` of a whole request is not yet a verdict on a record."""
+_BY_TEXT: Final = {str(code): error for code, error in ERRORS.items()}
+
+
+def translated(exc: InferenceServerException, doing: str) -> PenstockError:
+    """Return the error of our tree for one of the client.
+
+    Parameters
+    ----------
+    doing
+        What was tried, such as ``inference by fraud__1``.
+    """
+    # The client gives the status as text; without one the request never left it.
+    error = _BY_TEXT.get(exc.status() or "", FatalError)
+    return error(f"{doing}: {exc.message()}")
+
+
+@contextmanager
+def translating(doing: str) -> Iterator[None]:
+    """Raise our error for whatever the client raises inside the block."""
+    try:
+        yield
+    except InferenceServerException as exc:
+        raise translated(exc, doing) from exc
+    except grpc.RpcError as exc:
+        code = exc.code() if isinstance(exc, grpc.Call) else grpc.StatusCode.UNKNOWN
+        raise ERRORS.get(code, FatalError)(f"{doing}: {code}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What the server says about a loaded model.
+
+    Parameters
+    ----------
+    name
+        Its name on the server.
+    width
+        Number of features it takes.
+    max_rows
+        Most rows it takes in one call.
+    score_width
+        Number of scores per row.
+    """
+
+    name: str
+    width: int
+    max_rows: int
+    score_width: int = 1
+
+
+class ScoringCall:
+    """The calls on their way for one matrix; together they give its scores."""
+
+    def __init__(self, model: ServedModel, chunks: Sequence[Future[Matrix]]) -> None:
+        self.model = model
+        self._chunks = chunks
+
+    def done(self) -> bool:
+        """Tell whether `scores` would return without waiting."""
+        return all(chunk.done() for chunk in self._chunks)
+
+    def scores(self, timeout_s: float) -> Matrix:
+        """Return the scores, shape (n, k), float32, in the order of the rows.
+
+        Raises
+        ------
+        ModelUnavailable
+            A call failed because the server or the model is away, or did not come back in time.
+        ShapeMismatch, ModelRejected
+            The server refuses the tensor; the model failed on one of the calls.
+        FatalError
+            Waiting would not help.
+        """
+        _, late = wait(self._chunks, timeout_s)
+        if late:
+            raise ModelUnavailable(f"inference by {self.model.name}: no answer in {timeout_s} s")
+        parts = [chunk.result() for chunk in self._chunks]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+class TritonServer:
+    """One connection to the model server. Thread-safe.
+
+    Parameters
+    ----------
+    settings
+        Address and deadlines.
+    """
+
+    def __init__(self, settings: TritonSettings) -> None:
+        self._settings = settings
+        self._client = triton.InferenceServerClient(
+            settings.grpc_url,
+            channel_args=[
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.keepalive_time_ms", int(settings.keepalive_s * 1000)),
+                ("grpc.keepalive_timeout_ms", int(settings.keepalive_s * 1000)),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", RECONNECT_MAX_MS),
+            ],
+        )
+        self._outputs = [triton.InferRequestedOutput(OUTPUT)]
+
+    def start(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> ScoringCall:
+        """Send a matrix, in as many calls as its rows need, and return at once.
+
+        Parameters
+        ----------
+        matrix
+            Shape (n, d), float32, n ≥ 1.
+        timeout_s
+            Deadline of each call, seconds from now.
+        """
+        starts = range(0, len(matrix), model.max_rows)
+        chunks = [self._send(model, matrix[at : at + model.max_rows], timeout_s) for at in starts]
+        return ScoringCall(model, chunks)
+
+    def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
+        """Return the scores of a matrix; raises what `ScoringCall.scores` raises."""
+        # A little longer than the call's own deadline, so that its error is the one seen.
+        return self.start(model, matrix, timeout_s).scores(timeout_s + 1.0)
+
+    def _send(self, model: ServedModel, rows: Matrix, timeout_s: float) -> Future[Matrix]:
+        future: Future[Matrix] = Future()
+        doing = f"inference by {model.name}"
+
+        def finish(result: Any, error: InferenceServerException | None) -> None:
+            # Runs in gRPC's thread: nothing may escape, or the future would never be done.
+            try:
+                if error is not None:
+                    future.set_exception(translated(error, doing))
+                else:
+                    future.set_result(_scores(result, len(rows), doing))
+            except Exception as exc:
+                future.set_exception(exc)
+
+        tensor = triton.InferInput(INPUT, list(rows.shape), DTYPE)
+        try:
+            with translating(doing):
+                tensor.set_data_from_numpy(rows)
+                self._client.async_infer(
+                    model.name,
+                    [tensor],
+                    callback=finish,
+                    outputs=self._outputs,
+                    client_timeout=timeout_s,
+                )
+        except PenstockError as exc:
+            future.set_exception(exc)
+        return future
+
+    def live(self) -> bool:
+        """Tell whether the server answers."""
+        try:
+            return bool(self._client.is_server_live(client_timeout=self._settings.admin_timeout_s))
+        except (InferenceServerException, grpc.RpcError):
+            return False
+
+    def ready(self, name: str) -> bool:
+        """Tell whether a model is loaded and ready; False also where the server is away."""
+        timeout_s = self._settings.admin_timeout_s
+        try:
+            return bool(self._client.is_model_ready(name, client_timeout=timeout_s))
+        except (InferenceServerException, grpc.RpcError):
+            return False
+
+    def load(self, name: str) -> None:
+        """Load a model from the server's repository; nothing happens if it is loaded.
+
+        Raises
+        ------
+        ModelUnavailable
+            The server is away, or the model does not load (yet).
+        """
+        try:
+            with translating(f"loading {name}"):
+                self._client.load_model(name, client_timeout=self._settings.load_timeout_s)
+        except (ShapeMismatch, ModelRejected) as exc:
+            # The server answers INVALID_ARGUMENT or INTERNAL for files that are not there yet.
+            raise ModelUnavailable(str(exc)) from exc
+
+    def describe(self, name: str) -> ServedModel:
+        """Return what the server says about a loaded model.
+
+        Raises
+        ------
+        ModelUnavailable
+            The server is away or the model is not loaded.
+        ConfigError
+            The model does not have the one input and the one output that we use.
+        """
+        with translating(f"asking about {name}"):
+            answer = self._client.get_model_config(
+                name, client_timeout=self._settings.admin_timeout_s
+            )
+        config = answer.config
+        inputs = {i.name: list(i.dims) for i in config.input}
+        outputs = {o.name: list(o.dims) for o in config.output}
+        if list(inputs) != [INPUT] or len(inputs[INPUT]) != 1 or len(outputs.get(OUTPUT, [])) != 1:
+            raise ConfigError(
+                f"model {name}: expected input {INPUT} [-1, n] and output {OUTPUT} [-1, k], "
+                f"got inputs {inputs} and outputs {outputs}"
+            )
+        return ServedModel(
+            name,
+            width=int(inputs[INPUT][0]),
+            max_rows=max(1, int(config.max_batch_size)),
+            score_width=int(outputs[OUTPUT][0]),
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def _scores(result: Any, rows: int, doing: str) -> Matrix:
+    scores: Matrix | None = result.as_numpy(OUTPUT)
+    if scores is None or scores.ndim != 2 or len(scores) != rows:
+        shape = None if scores is None else scores.shape
+        raise FatalError(f"{doing}: expected scores of {rows} rows, got shape {shape}")
+    return scores
