@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from harness.stack import Stack, is_setting
+from harness.tiny_pipeline import write_folder
 
 PORT_OFFSET = 15_000
+FRAUD = Path(__file__).parents[1] / "pipelines" / "fraud"
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +40,13 @@ def rng(seed: int) -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a second pipeline, which the stack runs beside fraud."""
+    return write_folder(tmp_path_factory.mktemp("pipelines"))
+
+
+@pytest.fixture(scope="session")
+def stack(tiny_folder: Path) -> Iterator[Stack]:
     """Return a running stack.
 
     PENSTOCK_TEST_STACK names the data directory of one that runs already; it is left running.
@@ -49,11 +57,13 @@ def stack() -> Iterator[Stack]:
         yield Stack(Path(named))
         return
     with tempfile.TemporaryDirectory(prefix="penstock-test-") as folder:
-        started = Stack.start(Path(folder), PORT_OFFSET)
+        started = Stack.start(Path(folder), PORT_OFFSET, (FRAUD, tiny_folder))
         try:
             yield started
         finally:
             started.stop()
+        left = [" ".join(process.cmdline())[:200] for process in started.processes()]
+        assert not left, f"penstock down leaves processes: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from harness.producer_app import Published
 from harness.waiting import eventually
-from penstock_ledger import Counter, LedgerTopics, ReadOptions, Report, Store, check
-from penstock_ledger.reader import LogClient, TopicRange, read_pipeline
-from penstock_ledger.records import Service
+from penstock_ledger import Counter, LedgerTopics, RawRecord, ReadOptions, Report, Store, check
+from penstock_ledger.decoding import RecordDecoder
+from penstock_ledger.reader import Isolation, LogClient, TopicRange, read_pipeline, schema_reader
+from penstock_ledger.records import Role, Service
+
+FOREVER: Final = 1e18
+"""The test's own timeout bounds these reads."""
 
 
 class LedgerRun:
@@ -36,8 +42,7 @@ class LedgerRun:
         if service == "ingest" or far > 1_000:
             return far
         # The rest may be control records only, which no client sees.
-        end_s = 1e18
-        batches = TopicRange(self.bootstrap, name, start).batches("read_committed", end, end_s)
+        batches = TopicRange(self.bootstrap, name, start).batches("read_committed", end, FOREVER)
         return sum(len(batch) for batch in batches)
 
     def done(self, service: Service) -> int:
@@ -51,18 +56,33 @@ class LedgerRun:
         eventually(lambda: self.backlog("ingest") == 0, deadline_s, "ingest drained")
         eventually(lambda: self.backlog("inference") == 0, deadline_s, "inference drained")
 
-    def count(self, role: str) -> int:
-        """Return how many records a topic has visible since the window's start."""
-        name = self.topics.name(role)  # type: ignore[arg-type]
+    def records(self, role: Role, isolation: Isolation = "read_committed") -> list[RawRecord]:
+        """Return the window's records of a topic that a view shows."""
+        name = self.topics.name(role)
         end = self.client.offsets(name, "last", "read_committed")
         start = {p: self.marks[name].get(p, 0) for p in end}
-        batches = TopicRange(self.bootstrap, name, start).batches("read_committed", end, 1e18)
-        return sum(len(batch) for batch in batches)
+        batches = TopicRange(self.bootstrap, name, start).batches(isolation, end, FOREVER)
+        return [record for batch in batches for record in batch]
+
+    def count(self, role: Role) -> int:
+        """Return how many records a topic has visible since the window's start."""
+        return len(self.records(role))
+
+    def decoded(self, role: Role) -> list[dict[str, Any]]:
+        """Return the window's visible records of an Avro topic, decoded."""
+        decoder = RecordDecoder(schema_reader(self.registry_url))
+        return [decoder.value(record) for record in self.records(role)]
+
+    def aborted(self, service: Service) -> int:
+        """Return how many records of aborted transactions a service's output topic holds."""
+        role: Role = "features" if service == "ingest" else "predictions"
+        return len(self.records(role, "read_uncommitted")) - self.count(role)
 
     def report(
         self,
         published: Published | None = None,
         counters: list[Counter] | None = None,
+        live: list[tuple[Role, RawRecord]] | None = None,
         skip: tuple[str, ...] = (),
     ) -> Report:
         """Read the window and check it."""
@@ -73,6 +93,8 @@ class LedgerRun:
             if published is not None:
                 store.add_expected((p, o, name) for (p, o), name in published.bad.items())
             store.add_counters(counters or [])
+            for role, record in live or []:
+                store.add_sightings("live", role, [record])
             return check(store, skip=skip)
         finally:
             store.close()

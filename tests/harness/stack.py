@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +46,13 @@ def penstock(*arguments: str, timeout_s: float = 60.0, check: bool = True) -> st
     if check and done.returncode != 0:
         raise CommandFailed(f"{command} exits {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
+
+
+@cache
+def endpoints(data_dir: Path) -> dict[str, str]:
+    """Return the address of each component; they stay the same while the stack lives."""
+    components = Stack(data_dir).status()["components"]
+    return {c["name"]: str(c["endpoint"]).rstrip("/") for c in components}
 
 
 @dataclass(frozen=True)
@@ -86,9 +94,25 @@ class Stack:
                 return dict(component)
         raise AssertionError(f"status knows no component {name}")
 
+    def unwell(self) -> list[str]:
+        """Return the components that are not ready."""
+        return [
+            f"{c['name']} is {c['state']}"
+            for c in self.status()["components"]
+            if c["state"] != "ready"
+        ]
+
     def pids(self, component: str) -> list[int]:
         """Return the process ids of a component; of inference, those of its replicas."""
         return [int(pid) for pid in self.component(component)["pids"]]
+
+    def supervisor(self) -> psutil.Process:
+        """Return the process that keeps the components up."""
+        for process in self.processes():
+            words = process.cmdline()
+            if "up" in words and str(self.data_dir) in words and "--detach" not in words:
+                return process
+        raise AssertionError("no supervisor runs")
 
     def kill(self, component: str, number: int | None = None) -> list[int]:
         """Kill the processes of a component (or the first ``number``) with -9; return their ids."""
@@ -99,8 +123,7 @@ class Stack:
         return pids
 
     def _endpoint(self, component: str) -> str:
-        endpoint = str(self.component(component)["endpoint"])
-        return endpoint.rstrip("/")
+        return endpoints(self.data_dir)[component]
 
     @property
     def kafka_bootstrap(self) -> str:
@@ -145,10 +168,13 @@ class Stack:
         return self.data_dir / "feast"
 
     def processes(self) -> list[psutil.Process]:
-        """Return every process that names the data directory on its command line."""
+        """Return every process that names the data directory, as an argument or a variable."""
+        return [p for p in psutil.process_iter() if p.pid != os.getpid() and self._owns(p)]
+
+    def _owns(self, process: psutil.Process) -> bool:
         mark = str(self.data_dir)
-        return [
-            process
-            for process in psutil.process_iter(["cmdline"])
-            if process.pid != os.getpid() and mark in " ".join(process.info["cmdline"] or ())
-        ]
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+        except psutil.Error:  # gone, or another user's
+            return False
+        return any(mark in word for word in words)

@@ -70,7 +70,7 @@ class RecordDecoder:
         """
         if role in ("events_dlq", "features_dlq"):
             return Facts(parse_origin(header_text(record.headers, "dlq.origin")))
-        value = self._decode(record.value)
+        value = self.value(record)
         try:
             origin = value["origin"]
             place = (
@@ -89,7 +89,15 @@ class RecordDecoder:
         except (KeyError, TypeError) as exc:
             raise Unreadable(f"field missing or of a wrong type: {exc}") from exc
 
-    def _decode(self, value: bytes | None) -> dict[str, Any]:
+    def value(self, record: RawRecord) -> dict[str, Any]:
+        """Return the decoded value of a record of an Avro topic.
+
+        Raises
+        ------
+        Unreadable
+            If it is not Confluent-framed Avro of a known schema.
+        """
+        value = record.value
         if value is None or len(value) < PREFIX.size:
             raise Unreadable("no Confluent prefix")
         magic, schema_id = PREFIX.unpack_from(value)

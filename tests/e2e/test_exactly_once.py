@@ -1,0 +1,122 @@
+"""Every event has exactly one outcome, with and without kill -9 in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import pytest
+from harness.background import Background
+from harness.figures import Figures, counters, scrape
+from harness.ledger_run import LedgerRun
+from harness.live_reader import LiveReader
+from harness.producer_app import ProducerApp, Published, card_rows
+from harness.stack import Stack
+from harness.waiting import eventually
+from penstock_ledger import Report
+from penstock_ledger.records import Service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+BAD_SHARE = 0.01
+RATE = 8_000.0
+KILL_ROUNDS = 6
+Killed = Literal["ingest", "inference", "triton"]
+
+
+def expect_all(report: Report, published: Published) -> None:
+    """Assert one outcome per event, each in its class."""
+    assert report.ok, str(report)
+    assert report.drained, str(report)
+    assert report.events == published.events
+    assert report.tombstones == published.tombstones
+    assert report.predictions == published.good
+    assert sum(report.dead_letters.values()) == len(published.bad)
+    assert {"decode", "schema", "rule", "oversize"} <= set(report.dead_letters)
+
+
+def scrape_services(stack: Stack) -> dict[str, Figures]:
+    return {
+        name: scrape(f"{stack.component(name)['endpoint']}/metrics")
+        for name in ("ingest", "inference")
+    }
+
+
+def test_every_event_has_one_outcome(
+    stack: Stack, fraud: LedgerRun, cards: ProducerApp, event_count: int, seed: int
+) -> None:
+    before = scrape_services(stack)
+    published = cards.publish(card_rows(seed, event_count, BAD_SHARE), Published())
+    fraud.drain(180)
+    after = scrape_services(stack)
+    counted = [
+        *counters("ingest", fraud.topics.events, before["ingest"], after["ingest"]),
+        *counters("inference", fraud.topics.features, before["inference"], after["inference"]),
+    ]
+    report = fraud.report(published, counted)
+    print(f"{published.forms}\n{report}")  # noqa: T201 - shown with a failed test
+    expect_all(report, published)
+
+
+class KillRun:
+    """Publishes in the background and kills components when they have come to given points."""
+
+    def __init__(
+        self, stack: Stack, fraud: LedgerRun, cards: ProducerApp, background: Background
+    ) -> None:
+        self.stack, self.fraud, self.cards, self.background = stack, fraud, cards, background
+        self.published = Published()
+
+    def publish(self, seed: int, count: int) -> Callable[[], None]:
+        """Start to publish; the returned function waits for the end."""
+        rows = card_rows(seed, count, BAD_SHARE)
+        return self.background(partial(self.cards.publish, rows, self.published, RATE))
+
+    def kill_at(self, component: Killed, offset: int) -> None:
+        """Kill a component once it, or for Triton its client, has committed so far."""
+        service: Service = "ingest" if component == "ingest" else "inference"
+        eventually(lambda: self.fraud.done(service) >= offset, 120, f"{service} at {offset}")
+        self.stack.kill(component)
+
+    def missed(self) -> list[Service]:
+        """Return the services whose kills have left no aborted record."""
+        services: list[Service] = ["inference", "ingest"]
+        return [service for service in services if not self.fraud.aborted(service)]
+
+
+def test_kills_lose_and_double_nothing(
+    stack: Stack,
+    fraud: LedgerRun,
+    cards: ProducerApp,
+    event_count: int,
+    seed: int,
+    in_background: Background,
+) -> None:
+    """kill -9 of a router replica, of ingest and of Triton under load.
+
+    A kill bites when it leaves an aborted transaction behind. One that falls between two
+    transactions is repeated at another moment, with more events.
+    """
+    run = KillRun(stack, fraud, cards, in_background)
+    with LiveReader(fraud) as live:
+        join = run.publish(seed, event_count)
+        run.kill_at("inference", int(event_count * 0.15))
+        run.kill_at("ingest", int(event_count * 0.4))
+        run.kill_at("triton", int(event_count * 0.65))
+        join()
+        for turn in range(1, KILL_ROUNDS + 1):
+            missed = run.missed()
+            if not missed:
+                break
+            join = run.publish(seed + turn, 20_000)
+            for service in missed:
+                run.kill_at(service, fraud.done(service) + 6_000 + 977 * turn)
+            join()
+        eventually(lambda: not stack.unwell(), 90, "every component is back")
+        fraud.drain(180)
+    report = fraud.report(run.published, live=live.seen)
+    print(report)  # noqa: T201 - shown with a failed test
+    expect_all(report, run.published)
+    assert report.aborted.get("predictions", 0) > 0, "no kill of a replica bit"
+    assert report.aborted.get("features", 0) > 0, "no kill of ingest bit"
