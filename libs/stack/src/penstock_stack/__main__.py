@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
         with supervised(config, components) as supervisor:
             supervisor.start()
             if supervisor.wait_ready(interrupted):
+                supervisor.record_ready()
                 logging.info("ready: %s", {c.name: c.endpoint for c in components})
                 supervisor.supervise(interrupted)
     except PenstockError as exc:

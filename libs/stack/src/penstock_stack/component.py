@@ -66,6 +66,8 @@ class Component:
         Answers within about a second; None for a job, which is ready when it exits with 0.
     action
         Runs inside the supervisor instead of a process; done when it returns.
+    on_done
+        Called when a job has ended well.
     needs
         Components that must be ready first.
     restarts_with
@@ -86,6 +88,7 @@ class Component:
     prepare: Preparation | None = None
     is_ready: Callable[[], bool] | None = None
     action: Callable[[], None] | None = None
+    on_done: Callable[[], None] | None = None
     needs: tuple[str, ...] = ()
     restarts_with: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()

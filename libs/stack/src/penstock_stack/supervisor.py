@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -69,6 +69,14 @@ class Supervisor:
         started_at = time.monotonic()
         for name, unit in self._units.items():
             unit.start(self._units, self._adopted.get(name), started_at)
+
+    def listen(self, listener: Callable[[StackState], None]) -> None:
+        """Call ``listener`` after each change of the state, in whichever thread made it."""
+        self._state.listen(listener)
+
+    def record_ready(self) -> None:
+        """Write down that everything is ready, for those who wait for a detached stack."""
+        self._state.change(phase="ready")
 
     def wait_ready(self, interrupted: threading.Event) -> bool:
         """Wait until everything is ready; False if interrupted. Each component has its deadline.

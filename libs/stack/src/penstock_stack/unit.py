@@ -156,6 +156,8 @@ class Unit:
         while not self._stopping.is_set():
             code = self._exit_code()
             if code == 0 and component.is_job:
+                if component.on_done is not None:
+                    component.on_done()
                 self._become_ready("done")
                 return
             if code is not None:

@@ -1,0 +1,59 @@
+# Every target has a '##' text; `make help` prints them. CI runs .ci/run, which calls only make.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+UV := .tools/uv
+BIN := .venv/bin
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help install fmt lint types test test-unit test-integration bench demo up down gen check clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: ## Install uv into .tools/ and the locked environment into .venv/
+	@$(PYTHON) bootstrap.py
+	@$(UV) sync --all-packages --frozen --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+
+fmt: ## Format the code and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: ## Check style and import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: ## Check types
+	$(BIN)/mypy
+
+test: test-unit test-integration ## Run the whole suite that CI runs
+
+test-unit: ## Run the tests that need nothing but Python
+	$(BIN)/pytest tests/unit tests/contract tests/ledger
+
+test-integration: ## Run the tests against the real stack
+	$(BIN)/pytest tests/integration tests/e2e
+
+bench: ## Run the benchmark (see benchmarks/README.md)
+	$(BIN)/python benchmarks/bench_inference.py
+
+demo: install ## Install, then show the whole flow once: up, events, predictions, summary, down
+	$(BIN)/penstock demo
+
+up: ## Start the embedded stack and all services in the background
+	$(BIN)/penstock up --detach
+
+down: ## Stop the embedded stack
+	$(BIN)/penstock down
+
+gen: ## Write generated files anew
+	$(BIN)/python -m penstock_pipelines.schema_json
+
+check: lint types test ## Run what CI runs
+
+clean: ## Remove caches, the environment and the local state
+	rm -rf .venv .tools .penstock .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

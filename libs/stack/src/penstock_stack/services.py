@@ -1,0 +1,135 @@
+"""The services and the first-model jobs as components, and what they find in their environment."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from penstock_stack import probes
+from penstock_stack.component import Component, Launch, StackConfig, Stage
+from penstock_stack.mlflow_server import NO_TELEMETRY
+from penstock_stack.ray_head import ray_environment
+from penstock_stack.registry_server import API_PATH
+
+TOPICS = "topics"
+_FIRST_MODEL_DEADLINE_S = 240.0
+_SERVICE_DEADLINE_S = 90.0
+_DRAIN_S = 7.5
+
+
+def services(config: StackConfig, apply_topics: Callable[[], None]) -> list[Component]:
+    """Return topics, one first-model job per pipeline, ingest and inference.
+
+    Parameters
+    ----------
+    config
+        The stack.
+    apply_topics
+        Creates the topics and registers the schemas of ``config.pipelines``.
+    """
+    topics = Component(
+        name=TOPICS, action=apply_topics, needs=("kafka", "registry"), stage=Stage.SERVICE
+    )
+    jobs = [_first_model(config, folder) for folder in config.pipelines]
+    # A pipeline that has been served before has its feature store and its model on disk: its
+    # services need not wait for the job that only checks them.
+    first = tuple(
+        job.name
+        for job, folder in zip(jobs, config.pipelines, strict=True)
+        if not _was_served(config, folder)
+    )
+    return [topics, *jobs, _ingest(config, first), _inference(config, first)]
+
+
+def first_model_name(folder: Path) -> str:
+    """Return the name of a pipeline's first-model job."""
+    return f"first-model-{folder.name}"
+
+
+def _was_served(config: StackConfig, folder: Path) -> bool:
+    models = config.models.glob(f"{folder.name}__*/1/model.onnx")
+    return (config.run / f"{first_model_name(folder)}.done").is_file() and any(models)
+
+
+def _first_model(config: StackConfig, folder: Path) -> Component:
+    endpoints = config.endpoints
+    flags = {
+        "pipeline-dir": folder,
+        "kafka": endpoints.address("KAFKA"),
+        "registry": endpoints.url("REGISTRY", API_PATH),
+        "mlflow": endpoints.url("MLFLOW"),
+        "triton-grpc": endpoints.address("TRITON_GRPC"),
+        "models-dir": config.models,
+        "feast-dir": config.feast,
+    }
+    arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+    argv = (sys.executable, "-m", "penstock_training.first_model", *arguments)
+    return Component(
+        name=first_model_name(folder),
+        prepare=lambda: Launch(argv, NO_TELEMETRY),
+        needs=(TOPICS, "triton", "mlflow"),
+        on_done=(config.run / f"{first_model_name(folder)}.done").touch,
+        deadline_s=_FIRST_MODEL_DEADLINE_S,
+        stage=Stage.SERVICE,
+    )
+
+
+def _common(config: StackConfig, prefix: str, port_name: str) -> dict[str, str]:
+    endpoints = config.endpoints
+    return {
+        f"{prefix}KAFKA__BOOTSTRAP_SERVERS": endpoints.address("KAFKA"),
+        f"{prefix}REGISTRY__URL": endpoints.url("REGISTRY", API_PATH),
+        f"{prefix}PIPELINES": json.dumps([str(folder) for folder in config.pipelines]),
+        f"{prefix}FEAST_DIR": str(config.feast),
+        f"{prefix}METRICS_PORT": str(endpoints.port(port_name)),
+        f"{prefix}RUN_DIR": str(config.run),
+    }
+
+
+def _ingest(config: StackConfig, first: tuple[str, ...]) -> Component:
+    environment = {
+        **_common(config, "PENSTOCK_INGEST_", "INGEST"),
+        "FEAST_USAGE": "False",
+    }
+    port = config.endpoints.port("INGEST")
+    return Component(
+        name="ingest",
+        prepare=lambda: Launch((sys.executable, "-m", "penstock_ingest"), environment),
+        is_ready=lambda: probes.http_ok(port, "/ready"),
+        needs=(TOPICS, *first),
+        ports=("INGEST",),
+        endpoint=config.endpoints.url("INGEST"),
+        deadline_s=_SERVICE_DEADLINE_S,
+        stop_s=_DRAIN_S,
+        stage=Stage.SERVICE,
+    )
+
+
+def _inference(config: StackConfig, first: tuple[str, ...]) -> Component:
+    endpoints = config.endpoints
+    prefix = "PENSTOCK_INFERENCE_"
+    environment = {
+        **_common(config, prefix, "INFERENCE"),
+        **ray_environment(config),
+        f"{prefix}TRITON__GRPC_URL": endpoints.address("TRITON_GRPC"),
+        f"{prefix}GATEWAY_PORT": str(endpoints.port("GATEWAY")),
+        f"{prefix}RAY_ADDRESS": endpoints.address("RAY_GCS"),
+        "FEAST_USAGE": "False",
+    }
+    return Component(
+        name="inference",
+        prepare=lambda: Launch((sys.executable, "-m", "penstock_inference"), environment),
+        is_ready=lambda: (
+            probes.http_ok(endpoints.port("INFERENCE"), "/ready")
+            and probes.http_ok(endpoints.port("GATEWAY"), "/v2/health/ready")
+        ),
+        needs=(TOPICS, "ray", "triton", *first),
+        restarts_with=("ray",),
+        ports=("INFERENCE", "GATEWAY"),
+        endpoint=endpoints.url("INFERENCE"),
+        deadline_s=_SERVICE_DEADLINE_S,
+        stop_s=_DRAIN_S,
+        stage=Stage.SERVICE,
+    )
