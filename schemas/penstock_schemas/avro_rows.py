@@ -48,7 +48,9 @@ class RowReader:
         except InvalidSchema as exc:
             raise SchemaError(f"the writer's schema cannot be read: {exc}") from exc
         self.same_layout: Final = self._writer == self._reader
-        self._parsed_reader = None if self.same_layout else parsed(reader_text)
+        self._parsed_reader = (
+            None if self.same_layout else parsed(_named_as(reader_text, writer_text))
+        )
         hopeless = [c for c in self._conflicts if c.always]
         if hopeless:
             raise _unreadable(hopeless[0])
@@ -102,6 +104,12 @@ def parsed(text: str) -> Any:
         return fastavro.parse_schema(without_logical_types(text, _KEPT))
     except Exception as exc:  # its parser raises many classes on odd documents
         raise InvalidSchema(f"{type(exc).__name__}: {exc}") from exc
+
+
+def _named_as(reader_text: str, writer_text: str) -> str:
+    """Return the reader's schema under the writer's name: a topic's owner names its records."""
+    name = str(json.loads(writer_text)["name"]).rpartition(".")[2]
+    return json.dumps({**json.loads(reader_text), "name": name})
 
 
 def number_schema(text: str) -> AvroType:

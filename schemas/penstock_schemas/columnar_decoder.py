@@ -17,15 +17,10 @@ import pyarrow as pa
 
 from penstock_schemas.avro_batch import BatchDecoder, is_supported
 from penstock_schemas.avro_columns import arrow_schema, columns_of
+from penstock_schemas.avro_projection import ProjectedDecoder, projected
 from penstock_schemas.avro_rows import RowReader, parsed, row_reader
 from penstock_schemas.avro_types import InvalidSchema, parse_record
-from penstock_schemas.errors import (
-    ConfigError,
-    DecodeError,
-    Oversize,
-    RecordError,
-    SchemaError,
-)
+from penstock_schemas.errors import ConfigError, DecodeError, Oversize, RecordError, SchemaError
 from penstock_schemas.framing import PREFIX_BYTES, require_schema_id, schema_id_of
 from penstock_schemas.json_events import JsonEvents
 
@@ -34,6 +29,14 @@ SMALL_BATCH_ROWS: Final = 8
 _MAX_WRITERS: Final = 256
 
 Resolve = Callable[[int], str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """How the values of one writer's schema are read: batches where possible, else rows."""
+
+    rows: RowReader
+    batch: BatchDecoder | ProjectedDecoder | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ class ColumnarDecoder:
         self._text = reader_schema
         self._resolve = resolve
         self._max_bytes = max_bytes
-        self._writers: dict[int, RowReader] = {}
+        self._writers: dict[int, _Writer] = {}
         try:
             record = parse_record(reader_schema)
             self._batch = BatchDecoder(reader_schema) if is_supported(record) else None
@@ -134,12 +137,12 @@ class ColumnarDecoder:
         self._sort(work)
         for schema_id, rows in work.framed.items():
             try:
-                reader = self._writer(schema_id)
+                writer = self._writer(schema_id)
             except SchemaError as exc:
                 for row in rows:
                     work.fail(row, exc)
                 continue
-            self._read_framed(work, reader, rows)
+            self._read_framed(work, writer, rows)
         if self._json is not None and work.json:
             self._read_rows(work, work.json, self._json.decode)
         return self._finish(work)
@@ -172,25 +175,29 @@ class ColumnarDecoder:
                 except DecodeError as exc:
                     work.fail(row, exc)
 
-    def _writer(self, schema_id: int) -> RowReader:
+    def _writer(self, schema_id: int) -> _Writer:
         known = self._writers.get(schema_id)
         if known is None:
-            known = row_reader(self._resolve(schema_id), self._text)
+            text = self._resolve(schema_id)
+            reader = row_reader(text, self._text)
+            same = reader.same_layout
+            batch = self._batch if same else projected(text, self._text, self._schema)
+            known = _Writer(reader, batch)
             if len(self._writers) >= _MAX_WRITERS:
                 del self._writers[next(iter(self._writers))]
             self._writers[schema_id] = known
         return known
 
-    def _read_framed(self, work: _Work, reader: RowReader, rows: list[int]) -> None:
-        if self._batch is None or not reader.same_layout or len(rows) <= SMALL_BATCH_ROWS:
-            self._read_rows(work, rows, reader.read)
+    def _read_framed(self, work: _Work, writer: _Writer, rows: list[int]) -> None:
+        if writer.batch is None or len(rows) <= SMALL_BATCH_ROWS:
+            self._read_rows(work, rows, writer.rows.read)
             return
         payloads = [work.values[row][PREFIX_BYTES:] for row in rows]  # type: ignore[index]
         index = np.asarray(rows, dtype=np.int64)
-        decoded = self._batch.decode(payloads)
+        decoded = writer.batch.decode(payloads)
         work.parts.append((index[decoded.positions], decoded.columns))
         if decoded.doubtful:
-            self._read_rows(work, index[decoded.doubtful].tolist(), reader.read)
+            self._read_rows(work, index[decoded.doubtful].tolist(), writer.rows.read)
 
     def _read_rows(
         self, work: _Work, rows: list[int], read: Callable[[bytes], dict[str, Any]]
