@@ -47,7 +47,6 @@ class Supervisor:
         state: StateFile,
         adopted: Mapping[str, ProcessIdentity],
     ) -> None:
-        check_wiring(components)
         self._config = config
         self._state = state
         self._adopted = adopted
@@ -132,6 +131,7 @@ def supervised(config: StackConfig, components: Sequence[Component]) -> Iterator
     ComponentFailed
         The stack does not come up.
     """
+    check_wiring(components)
     with sole_supervisor(config.run):
         adopted = _survivors(config, components)
         state = StateFile(config.run, _initial_state(config, components))

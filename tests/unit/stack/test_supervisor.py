@@ -1,0 +1,242 @@
+"""The supervisor with tiny real processes: order, restart, take-over, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from penstock_schemas.errors import ConfigError
+from penstock_stack import processes
+from penstock_stack.component import Component, ComponentFailed, Launch, StackConfig, Stage
+from penstock_stack.endpoints import Endpoints
+from penstock_stack.state import StackState, read_state
+from penstock_stack.supervisor import Supervisor, supervised
+
+Until = Callable[[Callable[[], bool]], None]
+NEVER = threading.Event()
+SERVE = """
+import pathlib, signal, sys, time
+def stop(*_):
+    with open(sys.argv[2], "a") as log:
+        log.write(sys.argv[3] + "\\n")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path(sys.argv[1]).touch()
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackConfig:
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # the supervisor marks its own
+    return StackConfig(tmp_path, tmp_path / "cache", Endpoints.from_environment({}, 30_000))
+
+
+def server(config: StackConfig, name: str, **fields: object) -> Component:
+    """Return a component that is ready once its file exists."""
+    up = config.data_dir / f"{name}.up"
+    stopped = config.data_dir / "stopped"
+
+    def prepare() -> Launch:
+        up.unlink(missing_ok=True)
+        return Launch((sys.executable, "-c", SERVE, str(up), str(stopped), name))
+
+    component = Component(name, prepare, up.exists, deadline_s=15.0, stop_s=5.0)
+    return replace(component, **fields)  # type: ignore[arg-type]
+
+
+def script(name: str, code: str, **fields: object) -> Component:
+    component = Component(name, lambda: Launch((sys.executable, "-c", code)), deadline_s=15.0)
+    return replace(component, **fields)  # type: ignore[arg-type]
+
+
+@contextmanager
+def running(config: StackConfig, *components: Component) -> Iterator[Supervisor]:
+    with supervised(config, components) as supervisor:
+        supervisor.start()
+        assert supervisor.wait_ready(NEVER)
+        supervisor.record_ready()
+        yield supervisor
+
+
+def state(config: StackConfig) -> StackState:
+    return read_state(config.run)
+
+
+def pid_of(config: StackConfig, name: str) -> int:
+    process = state(config).components[name].process
+    assert process is not None
+    return process.pid
+
+
+def test_what_is_needed_is_ready_first_and_stops_last(config: StackConfig) -> None:
+    seen: list[str] = []
+    first = server(config, "log", stage=Stage.LOG)
+    action = Component(
+        "topics",
+        action=lambda: seen.extend(p.name for p in config.data_dir.glob("*.up")),
+        needs=("log",),
+        stage=Stage.SERVICE,
+    )
+    service = server(config, "service", needs=("topics",), stage=Stage.SERVICE)
+    with running(config, service, action, first):
+        assert seen == ["log.up"]
+        assert state(config).phase == "ready"
+        assert state(config).components["topics"].state == "done"
+    assert (config.data_dir / "stopped").read_text().split() == ["service", "log"]
+    assert processes.marked(config.data_dir) == []
+    assert state(config).phase == "stopped"
+
+
+def test_a_dead_component_is_started_again(config: StackConfig, until: Until) -> None:
+    with running(config, server(config, "part")):
+        old = pid_of(config, "part")
+        os.kill(old, signal.SIGKILL)
+        until(lambda: state(config).components["part"].restarts == 1)
+        until(lambda: state(config).components["part"].state == "ready")
+        assert pid_of(config, "part") != old
+
+
+def test_what_depends_on_a_restarted_component_restarts_with_it(
+    config: StackConfig, until: Until
+) -> None:
+    dependent = server(config, "app", needs=("head",), restarts_with=("head",))
+    bystander = server(config, "bystander", needs=("head",))
+    with running(config, server(config, "head"), dependent, bystander):
+        app, other = pid_of(config, "app"), pid_of(config, "bystander")
+        os.kill(pid_of(config, "head"), signal.SIGKILL)
+        until(lambda: state(config).components["app"].restarts == 1)
+        until(lambda: state(config).components["app"].state == "ready")
+        assert pid_of(config, "app") != app
+        assert pid_of(config, "bystander") == other
+
+
+def test_a_job_that_fails_ends_the_start_with_the_end_of_its_log(config: StackConfig) -> None:
+    job = script("job", "print('no such model'); raise SystemExit(3)")
+    with pytest.raises(ComponentFailed, match=r"job ended with exit code 3.*\n.*no such model"):
+        with running(config, server(config, "part"), job):
+            pass
+    assert processes.marked(config.data_dir) == []
+    assert state(config).phase == "failed"
+    assert "no such model" in str(state(config).error)
+
+
+def test_a_job_that_ends_well_is_recorded(config: StackConfig, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    with running(config, script("job", "pass", on_done=done.touch)):
+        assert done.exists()
+        assert state(config).components["job"].state == "done"
+
+
+def test_a_component_that_never_gets_ready_names_itself_and_its_deadline(
+    config: StackConfig,
+) -> None:
+    never = server(config, "slow", is_ready=lambda: False, deadline_s=0.3)
+    with pytest.raises(ComponentFailed, match="slow was not ready after 0 s"):
+        with running(config, never):
+            pass
+
+
+def test_a_taken_port_is_named_with_its_setting_before_anything_starts(
+    config: StackConfig,
+) -> None:
+    with socket.create_server(("127.0.0.1", config.endpoints.port("MLFLOW"))):
+        with pytest.raises(ConfigError, match=r"PENSTOCK_MLFLOW_PORT.*pid.*--port-offset"):
+            with running(config, server(config, "mlflow", ports=("MLFLOW",))):
+                pass
+    assert not (config.data_dir / "mlflow.up").exists()
+
+
+def test_two_supervisors_cannot_own_one_directory(config: StackConfig) -> None:
+    with running(config, server(config, "part")):
+        with pytest.raises(ConfigError, match="penstock down"):
+            with running(config, server(config, "part")):
+                pass
+        assert state(config).components["part"].state == "ready"
+
+
+def leave_behind(config: StackConfig, name: str) -> int:
+    """Do what a supervisor killed with -9 does: leave its state and its child."""
+    with running(config, server(config, name)):
+        record = json.loads((config.run / "state.json").read_text())
+    child = processes.spawn(
+        server(config, name).prepare(),  # type: ignore[misc]
+        config.logs / f"{name}.log",
+        config.data_dir,
+        name,
+    )
+    identity = processes.ProcessIdentity.of(child.pid)
+    assert identity is not None
+    process = {"pid": child.pid, "start_ticks": identity.start_ticks, "boot_id": identity.boot_id}
+    record["components"][name]["process"] = process
+    (config.run / "state.json").write_text(json.dumps(record))
+    threading.Thread(target=child.wait, daemon=True).start()  # as init would
+    return child.pid
+
+
+def test_the_next_supervisor_takes_over_what_lives(config: StackConfig, until: Until) -> None:
+    pid = leave_behind(config, "part")
+    with running(config, server(config, "part")):
+        assert pid_of(config, "part") == pid
+        os.kill(pid, signal.SIGKILL)  # and it watches it like its own child
+        until(lambda: state(config).components["part"].restarts == 1)
+        until(lambda: state(config).components["part"].state == "ready")
+    assert processes.marked(config.data_dir) == []
+
+
+def test_other_ports_mean_another_process(config: StackConfig) -> None:
+    pid = leave_behind(config, "part")
+    moved = replace(config, endpoints=Endpoints.from_environment({}, 30_001), port_offset=30_001)
+    with running(moved, server(moved, "part")):
+        assert pid_of(moved, "part") != pid
+        assert processes.ProcessIdentity.of(pid) is None
+
+
+def test_an_interrupted_start_stops_what_has_started(config: StackConfig) -> None:
+    interrupted = threading.Event()
+    interrupted.set()
+    with supervised(config, [server(config, "part", is_ready=lambda: False)]) as supervisor:
+        supervisor.start()
+        assert supervisor.wait_ready(interrupted) is False
+    assert processes.marked(config.data_dir) == []
+
+
+def test_a_component_that_needs_a_stranger_is_refused(config: StackConfig) -> None:
+    with pytest.raises(ComponentFailed, match="app needs ray"):
+        with running(config, server(config, "app", needs=("ray",))):
+            pass
+
+
+def test_a_child_outlives_a_supervisor_killed_with_9(config: StackConfig, until: Until) -> None:
+    code = f"""
+import pathlib, sys, threading
+from penstock_stack.component import *
+from penstock_stack.endpoints import Endpoints
+from penstock_stack.supervisor import supervised
+d = pathlib.Path({str(config.data_dir)!r})
+c = StackConfig(d, d, Endpoints.from_environment({{}}, 30_000))
+part = Component("part", lambda: Launch((sys.executable, "-c", "import time; time.sleep(60)")),
+                 lambda: True)
+with supervised(c, [part]) as s:
+    s.start(); s.wait_ready(threading.Event()); s.record_ready(); threading.Event().wait(60)
+"""
+    killed = subprocess.Popen([sys.executable, "-c", code])
+    until(lambda: state(config).phase == "ready")
+    killed.kill()
+    killed.wait(10)
+    found = state(config).components["part"].process
+    assert found is not None
+    assert found.is_alive
+    assert not state(config).is_supervised
+    assert processes.sweep(config.data_dir, grace_s=5.0) == 0
+    assert not found.is_alive
