@@ -12,7 +12,7 @@ from harness.figures import Figures, counters, scrape
 from harness.ledger_run import LedgerRun
 from harness.live_reader import LiveReader
 from harness.producer_app import ProducerApp, Published, card_rows
-from harness.stack import Stack
+from harness.stack import Stack, kill
 from harness.waiting import eventually
 from penstock_ledger import Report
 from penstock_ledger.records import Service
@@ -77,7 +77,10 @@ class KillRun:
         """Kill a component once it, or for Triton its client, has committed so far."""
         service: Service = "ingest" if component == "ingest" else "inference"
         eventually(lambda: self.fraud.done(service) >= offset, 120, f"{service} at {offset}")
-        self.stack.kill(component)
+        if component == "inference":
+            kill(self.stack.replicas("fraud"))
+        else:
+            self.stack.kill(component)
 
     def missed(self) -> list[Service]:
         """Return the services whose kills have left no aborted record."""

@@ -48,6 +48,13 @@ def penstock(*arguments: str, timeout_s: float = 60.0, check: bool = True) -> st
     return done.stdout
 
 
+def kill(pids: list[int]) -> None:
+    """Kill processes with -9."""
+    assert pids, "no process to kill"
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
 @cache
 def endpoints(data_dir: Path) -> dict[str, str]:
     """Return the address of each component; they stay the same while the stack lives."""
@@ -106,6 +113,24 @@ class Stack:
         """Return the process ids of a component; of inference, those of its replicas."""
         return [int(pid) for pid in self.component(component)["pids"]]
 
+    def replicas(self, pipeline: str) -> list[int]:
+        """Return the process ids of a pipeline's router replicas that take records."""
+        files = (self.run_dir / "inference-replicas").glob("*.json")
+        facts = [json.loads(path.read_text()) for path in files]
+        return sorted(
+            f["pid"]
+            for f in facts
+            if f["pipeline"] == pipeline and f.get("ready", True) and psutil.pid_exists(f["pid"])
+        )
+
+    def scale(self, pipeline: str, replicas: int) -> None:
+        """Ask inference for a number of router replicas."""
+        path = self.run_dir / "inference-scale.json"
+        wanted = json.loads(path.read_text()) if path.exists() else {}
+        aside = path.with_suffix(".test")
+        aside.write_text(json.dumps({**wanted, pipeline: replicas}))
+        aside.replace(path)
+
     def supervisor(self) -> psutil.Process:
         """Return the process that keeps the components up."""
         for process in self.processes():
@@ -114,12 +139,11 @@ class Stack:
                 return process
         raise AssertionError("no supervisor runs")
 
-    def kill(self, component: str, number: int | None = None) -> list[int]:
-        """Kill the processes of a component (or the first ``number``) with -9; return their ids."""
-        pids = self.pids(component)[:number]
+    def kill(self, component: str) -> list[int]:
+        """Kill the processes of a component with -9; return their ids."""
+        pids = self.pids(component)
         assert pids, f"{component} has no process"
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+        kill(pids)
         return pids
 
     def _endpoint(self, component: str) -> str:
@@ -161,6 +185,11 @@ class Stack:
     def models_dir(self) -> Path:
         """Triton's live model repository."""
         return self.data_dir / "models"
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of facts about running processes."""
+        return self.data_dir / "run"
 
     @property
     def feast_dir(self) -> Path:
