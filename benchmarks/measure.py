@@ -121,8 +121,10 @@ def watch(
         if any(stable.values()):
             samples.append(_Sample(time.monotonic(), stable, cpu))
         # Markers take offsets too, so this is reached a little early; growth then decides.
-        if sum(stable.values()) >= expected and len(samples) > 1 and (
-            samples[-1].stable == samples[-2].stable
+        if (
+            sum(stable.values()) >= expected
+            and len(samples) > 1
+            and (samples[-1].stable == samples[-2].stable)
         ):
             break
         time.sleep(0.05)
