@@ -1,0 +1,46 @@
+"""Waits double up to a limit; budgets slide."""
+
+from __future__ import annotations
+
+from penstock_schemas.errors import RetryableError
+from penstock_streaming.backoff import Budget, Outage
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_wait_starts_as_asked_doubles_and_is_bounded() -> None:
+    outage = Outage(5.0, Clock())
+    waits = [outage.begin(RetryableError("x", retry_after_s=1.0)) for _ in range(60)]
+    assert waits[:4] == [1.0, 2.0, 4.0, 5.0]
+    assert waits[-1] == 5.0
+
+
+def test_an_outage_counts_down_and_starts_anew_after_it_ended() -> None:
+    clock = Clock()
+    outage = Outage(5.0, clock)
+    assert (outage.is_active, outage.remaining_s) == (False, 0.0)
+    outage.begin(RetryableError("x", retry_after_s=2.0))
+    clock.now = 1.5
+    assert outage.remaining_s == 0.5
+    clock.now = 3.0
+    assert (outage.is_active, outage.remaining_s) == (True, 0.0)
+    outage.end()
+    assert outage.begin(RetryableError("x", retry_after_s=2.0)) == 2.0
+
+
+def test_a_budget_is_refilled_as_its_window_slides() -> None:
+    clock = Clock()
+    budget = Budget(1, 10.0, clock)
+    assert budget.spend()
+    assert not budget.spend()
+    clock.now = 10.5
+    assert budget.spend()
+
+
+def test_an_empty_budget_gives_nothing() -> None:
+    assert not Budget(0, 10.0, Clock()).spend()

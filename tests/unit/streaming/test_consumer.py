@@ -1,0 +1,72 @@
+"""The consumer's notices and its start-up errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, Message
+from penstock_schemas.errors import ConfigError
+from penstock_streaming.consumer import InputConsumer
+from penstock_streaming.testing import FakeBroker, FakeClients
+
+
+@pytest.fixture
+def consumer() -> InputConsumer:
+    made = InputConsumer(FakeClients(FakeBroker()), {}, "t")
+    made.subscribe()
+    return made
+
+
+def returning(consumer: InputConsumer, *messages: Message) -> None:
+    left = list(messages)
+    fake: Any = consumer._client
+    fake.poll = lambda timeout: left.pop(0) if left else None
+    fake.consume = lambda n, timeout: [left.pop(0) for _ in range(min(n, len(left)))]
+
+
+def notice(code: int) -> Message:
+    return Message(topic="t", partition=0, offset=0, error=KafkaError(code))
+
+
+def record() -> Message:
+    return Message(topic="t", partition=0, offset=0, value=b"v")
+
+
+def test_a_passing_notice_is_dropped_and_records_beside_it_are_kept(
+    consumer: InputConsumer,
+) -> None:
+    returning(consumer, record(), notice(KafkaError.UNKNOWN_TOPIC_OR_PART), record())
+    assert len(consumer.fetch(10, 0.0)) == 2
+
+
+def test_a_notice_that_no_poll_cures_is_raised(consumer: InputConsumer) -> None:
+    returning(consumer, record(), notice(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    with pytest.raises(ConfigError, match="TOPIC_AUTHORIZATION_FAILED"):
+        consumer.fetch(10, 0.0)
+
+
+def test_wrong_credentials_end_the_start(consumer: InputConsumer) -> None:
+    consumer._on_error(KafkaError(KafkaError._AUTHENTICATION))
+    with pytest.raises(ConfigError, match="_AUTHENTICATION"):
+        consumer.fetch(1, 0.0)
+
+
+def test_wrong_credentials_later_are_left_to_the_client(consumer: InputConsumer) -> None:
+    fake: Any = consumer._client
+    fake.assign(0)
+    consumer.fetch(1, 0.0)
+    consumer._on_error(KafkaError(KafkaError._AUTHENTICATION))
+    assert consumer.fetch(1, 0.0) == []
+
+
+def test_held_partitions_are_resumed_once(consumer: InputConsumer) -> None:
+    fake: Any = consumer._client
+    fake.assign(0, 1)
+    consumer.fetch(1, 0.0)
+    assert fake.paused == {0, 1}
+    calls: list[object] = []
+    fake.resume = calls.append
+    consumer.release()
+    consumer.release()
+    assert len(calls) == 1

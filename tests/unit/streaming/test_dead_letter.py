@@ -1,0 +1,84 @@
+"""A dead letter keeps the record as it was and says why it failed."""
+
+from __future__ import annotations
+
+from confluent_kafka import Message
+from hypothesis import given
+from hypothesis import strategies as st
+from penstock_schemas import headers
+from penstock_schemas.errors import DecodeError, SchemaError
+from penstock_streaming.dead_letter import MESSAGE_MAX_CHARS, DeadLetter, Failure, dead_letter
+
+NOW_MS = 1_700_000_000_123
+NAME = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8
+)
+HEADERS = st.lists(st.tuples(NAME, st.none() | st.binary(max_size=8)), max_size=6)
+
+
+def letter_of(message: Message, **facts: object) -> DeadLetter:
+    failure = {"error": DecodeError("bad"), "service": "s", "origin": None, "now_ms": NOW_MS}
+    return dead_letter(message, Failure(**{**failure, **facts}))  # type: ignore[arg-type]
+
+
+def message(**facts: object) -> Message:
+    base = {"topic": "t", "partition": 2, "offset": 7, "key": b"k", "value": b"v"}
+    return Message(**{**base, "timestamp": (1, 5), **facts})  # type: ignore[arg-type]
+
+
+@given(HEADERS, st.none() | st.binary(max_size=20), st.none() | st.binary(max_size=20))
+def test_key_value_and_original_headers_are_untouched(
+    original: list[tuple[str, bytes | None]], key: bytes | None, value: bytes | None
+) -> None:
+    letter = letter_of(message(key=key, value=value, headers=original))
+    assert (letter.key, letter.value) == (key, value)
+    assert (letter.partition, letter.timestamp_ms) == (2, 5)
+    kept = [h for h in letter.headers if h[0] not in headers.DEAD_LETTER_HEADERS]
+    assert kept == [h for h in original if h[0] not in headers.DEAD_LETTER_HEADERS]
+
+
+def test_all_headers_of_the_contract_are_there_as_text() -> None:
+    facts = dict(letter_of(message(value=b"\0\0\0\0\x07xyz")).headers)
+    assert set(facts) == headers.DEAD_LETTER_HEADERS
+    assert facts[headers.ERROR_EXCEPTION] == b"DecodeError"
+    assert facts[headers.ERROR_MESSAGE] == b"bad"
+    assert facts[headers.ERROR_TOPIC] == b"t"
+    assert facts[headers.ERROR_PARTITION] == b"2"
+    assert facts[headers.ERROR_OFFSET] == b"7"
+    assert facts[headers.DLQ_CLASS] == b"decode"
+    assert facts[headers.DLQ_STAGE] == b"decode"
+    assert facts[headers.DLQ_ORIGIN] == b"t/2/7"
+    assert facts[headers.DLQ_ATTEMPT] == b"1"
+    assert facts[headers.DLQ_SCHEMA_ID] == b"7"
+    assert facts[headers.DLQ_FIRST_FAILED_AT] == b"2023-11-14T22:13:20.123Z"
+
+
+def test_a_second_pass_replaces_counts_up_and_keeps_the_first_time() -> None:
+    first = letter_of(message(headers=[("a", b"1"), ("a", None)]))
+    second = letter_of(
+        message(headers=first.headers, topic="t.dlq", offset=0),
+        error=SchemaError("worse"),
+        now_ms=NOW_MS + 99_000,
+        origin="events/2/7",
+    )
+    assert len(second.headers) == len(first.headers)
+    facts = dict(second.headers)
+    assert facts[headers.DLQ_ATTEMPT] == b"2"
+    assert facts[headers.DLQ_FIRST_FAILED_AT] == dict(first.headers)[headers.DLQ_FIRST_FAILED_AT]
+    assert facts[headers.DLQ_CLASS] == b"schema"
+    assert facts[headers.DLQ_ORIGIN] == b"events/2/7"
+
+
+def test_a_spoilt_attempt_counts_as_none() -> None:
+    for spoilt in (b"", b"x", b"\xff", b"-3", b"9" * 40, "²".encode(), None):
+        facts = dict(letter_of(message(headers=[(headers.DLQ_ATTEMPT, spoilt)])).headers)
+        assert facts[headers.DLQ_ATTEMPT] == b"1"
+
+
+def test_a_long_message_is_cut() -> None:
+    facts = dict(letter_of(message(), error=DecodeError("x" * 9_999)).headers)
+    assert len(facts[headers.ERROR_MESSAGE] or b"") == MESSAGE_MAX_CHARS
+
+
+def test_a_record_without_value_has_no_schema_id() -> None:
+    assert dict(letter_of(message(value=None)).headers)[headers.DLQ_SCHEMA_ID] == b""

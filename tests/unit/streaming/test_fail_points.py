@@ -1,0 +1,31 @@
+"""A fail point is one named place and one visit."""
+
+from __future__ import annotations
+
+import pytest
+from penstock_schemas.errors import ConfigError
+from penstock_streaming import fail_points
+from penstock_streaming.fail_points import VARIABLE, FailPoints
+
+
+def test_unset_means_none() -> None:
+    assert FailPoints.from_environment({}).armed is None
+
+
+@pytest.mark.parametrize("text", ["nowhere", "after_poll:x", ":3", "after_poll:-1"])
+def test_a_wrong_name_or_count_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ConfigError, match=VARIABLE):
+        FailPoints.from_environment({VARIABLE: text})
+
+
+def test_only_the_named_place_and_visit_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    deaths: list[str] = []
+    monkeypatch.setattr(fail_points, "_kill", lambda: deaths.append("dead"))
+    points = FailPoints.from_environment({VARIABLE: "before_offsets:2"})
+    for name in ("after_poll", "before_offsets"):
+        points.reach(name)
+    assert deaths == []
+    points.reach("before_offsets")
+    assert deaths == ["dead"]
+    points.reach("before_offsets")
+    assert deaths == ["dead"]

@@ -1,0 +1,50 @@
+"""Settings become new librdkafka dictionaries; secrets stay hidden."""
+
+from __future__ import annotations
+
+import pytest
+from penstock_streaming.settings import MESSAGE_MAX_BYTES, KafkaSettings, LoopSettings
+from pydantic import ValidationError
+
+
+def test_each_dictionary_is_new() -> None:
+    settings = KafkaSettings()
+    settings.as_librdkafka()["bootstrap.servers"] = "elsewhere"
+    assert settings.as_librdkafka()["bootstrap.servers"] == "127.0.0.1:9092"
+
+
+def test_a_secret_is_in_the_dictionary_and_in_no_text() -> None:
+    settings = KafkaSettings(security_protocol="sasl_ssl", sasl_password="hush")  # noqa: S106
+    assert settings.as_librdkafka()["sasl.password"] == "hush"
+    assert "hush" not in repr(settings)
+    assert "hush" not in settings.model_dump_json()
+
+
+def test_unset_options_are_left_to_the_client() -> None:
+    assert not [k for k in KafkaSettings().as_librdkafka() if k.startswith(("sasl", "ssl"))]
+
+
+def test_a_mistyped_setting_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        KafkaSettings(bootstrap="x")  # type: ignore[call-arg]
+
+
+def test_the_consumer_never_commits_and_reads_committed_records() -> None:
+    config = KafkaSettings().consumer_config("g", LoopSettings())
+    assert config["enable.auto.commit"] is False
+    assert config["isolation.level"] == "read_committed"
+    assert config["auto.offset.reset"] == "earliest"
+    assert config["fetch.queue.backoff.ms"] == 10
+
+
+def test_a_transactional_producer_has_an_id_and_a_short_time_out() -> None:
+    config = KafkaSettings().producer_config(LoopSettings(), "id")
+    assert config["transactional.id"] == "id"
+    assert config["transaction.timeout.ms"] == 10_000
+    assert config["partitioner"] == "murmur2_random"
+    assert config["message.max.bytes"] == MESSAGE_MAX_BYTES
+
+
+def test_a_flushing_producer_has_no_transaction() -> None:
+    config = KafkaSettings().producer_config(LoopSettings())
+    assert not [key for key in config if key.startswith("transaction")]
