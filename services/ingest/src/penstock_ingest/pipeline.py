@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from penstock_features.aggregates import AggregateTable
 from penstock_features.arrow_columns import Floats, texts, times_ms
+from penstock_features.rules import Rules
 from penstock_features.vectorizer import Matrix, Vectorizer
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
@@ -24,7 +25,6 @@ from penstock_schemas.errors import FatalError, Oversize, RecordError, RuleViola
 from penstock_streaming.handler import HandledBatch, MessageBatch, OutputColumns
 
 from penstock_ingest.metrics import IngestMetrics
-from penstock_ingest.validation import Rules
 from penstock_ingest.vectors import Origins, feature_vectors
 
 FIXED_OUTPUT_BYTES = 256

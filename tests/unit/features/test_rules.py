@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from penstock_ingest.validation import Rules
+from penstock_features.rules import Rules
 from penstock_pipelines.model import Rule
 from penstock_schemas.errors import ConfigError
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from penstock_features.arrow_columns import numbers, texts
 from penstock_pipelines.model import Rule
 from penstock_schemas.errors import ConfigError, RuleViolation
+
+from penstock_features.arrow_columns import numbers, texts
 
 Mask = npt.NDArray[np.bool_]
 GOT_MAX_CHARS = 60
