@@ -1,1 +1,1 @@
-"""TODO"""
+"""What every service shows of itself: health endpoints, metrics and structured logs."""
