@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from penstock_cli import console
+from penstock_cli.options import (
+    DEFAULT_DATA_DIR,
+    DataDir,
+    OutputFormat,
+    PortOffset,
+    global_options,
+    pipeline_folder,
+    stack_config,
+)
 
 if TYPE_CHECKING:
     from penstock_simulator.simulation import SimulationReport
@@ -42,10 +49,8 @@ def simulate(
     bad_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of events broken on purpose.")
     ] = 0.0,
-    pipelines_dir: Annotated[Path, typer.Option(help="Folder of the pipelines.")] = Path(
-        "pipelines"
-    ),
-    port_offset: Annotated[int, typer.Option(help="That of `penstock up`.")] = 0,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    port_offset: PortOffset = None,
     bootstrap_servers: Annotated[
         str | None, typer.Option(help="Kafka; the embedded one if unset.")
     ] = None,
@@ -62,12 +67,13 @@ def simulate(
     from penstock_simulator.generators import Drift
     from penstock_simulator.simulation import SimulationPlan
     from penstock_simulator.simulation import simulate as publish
-    from penstock_stack.endpoints import Endpoints
+    from penstock_stack.registry_server import API_PATH
 
-    endpoints = Endpoints.from_environment(os.environ, port_offset)
+    folder = pipeline_folder(pipeline)
+    endpoints = stack_config(data_dir, offset=port_offset).endpoints
     connection = Connection(
         bootstrap_servers or endpoints.address("KAFKA"),
-        registry_url or endpoints.url("REGISTRY", "/apis/ccompat/v7"),
+        registry_url or endpoints.url("REGISTRY", API_PATH),
     )
     plan = SimulationPlan(
         events=events,
@@ -79,7 +85,7 @@ def simulate(
         label_delay_s=label_delay,
         bad_share=bad_share,
     )
-    loaded = load_pipeline(pipelines_dir / pipeline)
+    loaded = load_pipeline(folder)
     with _progress_bar(events) as progress:
         report = publish(loaded, connection, plan, progress)
     _print_summary(context, report)
@@ -104,8 +110,8 @@ def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("{task.fields[rate]:,.0f}/s"),
         TimeRemainingColumn(),
     )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as bar:
         task = bar.add_task("events", total=total, rate=0.0)
 
         def advance(sent: int) -> None:
@@ -116,22 +122,19 @@ def _progress_bar(total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _print_summary(context: typer.Context, report: SimulationReport) -> None:
-    options = context.find_root().obj
-    wants_json = getattr(options, "output", None) == "json"
-    facts = {
-        "events": report.events,
-        "spoilt": len(report.spoilt),
-        "labels": report.labels,
-        "positives": report.positives,
-        "seconds": round(report.wall_s, 2),
-        "events_per_s": round(report.events_per_s),
-    }
-    if wants_json:
-        text = json.dumps(facts)
-    else:
-        text = (
-            f"{report.events:,} events ({len(report.spoilt):,} broken on purpose), "
-            f"{report.labels:,} labels, {report.positives:,} positive, "
-            f"{report.wall_s:.1f} s, {report.events_per_s:,.0f}/s"
-        )
-    sys.stdout.write(text + "\n")
+    if global_options(context).output is OutputFormat.json:
+        facts = {
+            "events": report.events,
+            "spoilt": len(report.spoilt),
+            "labels": report.labels,
+            "positives": report.positives,
+            "seconds": round(report.wall_s, 2),
+            "events_per_s": round(report.events_per_s),
+        }
+        console.result_json(facts)
+        return
+    console.result(
+        f"{report.events:,} events ({len(report.spoilt):,} broken on purpose), "
+        f"{report.labels:,} labels, {report.positives:,} positive, "
+        f"{report.wall_s:.1f} s, {report.events_per_s:,.0f}/s"
+    )
