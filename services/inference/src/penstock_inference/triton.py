@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -115,6 +116,10 @@ class ScoringCall:
     def done(self) -> bool:
         """Tell whether `scores` would return without waiting."""
         return all(chunk.done() for chunk in self._chunks)
+
+    async def settled(self) -> None:
+        """Wait until all calls have ended, well or not; bounded by their deadlines."""
+        await asyncio.wait([asyncio.wrap_future(chunk) for chunk in self._chunks])
 
     def scores(self, timeout_s: float) -> Matrix:
         """Return the scores, shape (n, k), float32, in the order of the rows.

@@ -1,0 +1,86 @@
+"""The gateway deployment: wires the HTTP interface to the model server, Kafka and Feast."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+from fastapi import FastAPI
+from penstock_pipelines.loader import LoadedPipeline
+from penstock_streaming.registry import RegistryClient
+from penstock_telemetry.logs import configure_logging
+from prometheus_client import CollectorRegistry
+
+from penstock_inference.event_vectors import EventVectors
+from penstock_inference.gateway_api import PipelineService, create_app
+from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
+from penstock_inference.model_link import ModelLink
+from penstock_inference.pipeline import Signature
+from penstock_inference.rest_predictions import RestPredictions
+from penstock_inference.router import SERVICE, link_to_model, threshold_of
+from penstock_inference.scoring import LinkedScorer
+from penstock_inference.settings import InferenceSettings
+from penstock_inference.triton import TritonServer
+
+logger = logging.getLogger(__name__)
+
+
+class Gateway:
+    """Ray Serve's HTTP ingress.
+
+    Parameters
+    ----------
+    settings
+        Of the service.
+    pipelines
+        The pipelines it answers for.
+    """
+
+    def __init__(self, settings: InferenceSettings, pipelines: list[LoadedPipeline]) -> None:
+        configure_logging(SERVICE, settings.log_level)
+        self._settings = settings
+        self._attempt = uuid.uuid4().hex
+        self._families = InferenceFamilies(CollectorRegistry())
+        self._server = TritonServer(settings.triton)
+        self._registry = RegistryClient(settings.registry)
+        self._links: list[ModelLink] = []
+        self._publishers: list[RestPredictions] = []
+        self._services = {p.config.pipeline: self._service(p) for p in pipelines}
+        for link in self._links:
+            link.start()
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the HTTP application; Serve asks once, after the constructor."""
+        return create_app(self._services, self._settings.gateway, self._families)
+
+    def __del__(self) -> None:
+        """Stop the threads and deliver what is queued; Serve calls this at shutdown."""
+        for link in self._links:
+            link.stop()
+        for publisher in self._publishers:
+            publisher.close()
+        self._links, self._publishers = [], []
+
+    def _service(self, pipeline: LoadedPipeline) -> PipelineService:
+        settings, config = self._settings, pipeline.config
+        metrics = InferenceMetrics(self._families, config.pipeline)
+        link = link_to_model(settings, pipeline, self._registry, self._server, metrics)
+        publisher = RestPredictions(
+            settings.kafka,
+            self._registry,
+            config.topic_names.predictions_rest,
+            queue_rows=settings.gateway.publish_queue_rows,
+            dropped=self._families.unpublished.labels(config.pipeline),
+        )
+        self._links.append(link)
+        self._publishers.append(publisher)
+        return PipelineService(
+            signature=Signature(config.pipeline, threshold_of(settings, pipeline), self._attempt),
+            width=len(config.feature_names),
+            scorer=LinkedScorer(config, link, self._server),
+            publisher=publisher,
+            vector=EventVectors(pipeline, settings.feast_dir / config.pipeline).vector,
+            # One thread: neither the decoder nor the online store is thread-safe.
+            executor=ThreadPoolExecutor(1, thread_name_prefix=f"events-{config.pipeline}"),
+        )

@@ -1,0 +1,208 @@
+"""The router: a Ray Serve replica that owns one Kafka loop.
+
+A replica is a member of the consumer group. Serve gives placement, restart and scale; no event
+passes through a Serve handle.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from dataclasses import replace
+
+from penstock_pipelines.loader import LoadedPipeline
+from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
+from penstock_schemas.errors import RetryableError
+from penstock_schemas.schema_files import schema_text
+from penstock_streaming.metrics import LoopMetrics
+from penstock_streaming.processor import Processor
+from penstock_streaming.registry import RegistryClient
+from penstock_streaming.routing_topic import RoutingTopic
+from penstock_streaming.settings import LoopSettings
+from penstock_telemetry.logs import configure_logging
+from prometheus_client import CollectorRegistry
+
+from penstock_inference.handler import Codecs, InferenceHandler, Model
+from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
+from penstock_inference.model_link import ModelLink
+from penstock_inference.pipeline import Signature
+from penstock_inference.run_facts import own_facts, remove_replica, write_replica
+from penstock_inference.settings import InferenceSettings
+from penstock_inference.triton import TritonServer
+
+logger = logging.getLogger(__name__)
+
+SERVICE = "inference"
+DRAIN_S = 8.0
+"""Time for the loop to finish and commit when the replica is shut down, seconds."""
+BEAT_S = 1.0
+"""Time between two heartbeats, seconds."""
+
+
+class Router:
+    """One replica: consumer, model connection and transactional producer in a thread of its own.
+
+    Parameters
+    ----------
+    settings
+        Of the service.
+    pipeline
+        The pipeline whose features topic it reads.
+    """
+
+    def __init__(self, settings: InferenceSettings, pipeline: LoadedPipeline) -> None:
+        configure_logging(SERVICE, settings.log_level)
+        self._settings = settings
+        self._pipeline = pipeline
+        self._attempt = uuid.uuid4().hex
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._processor: Processor | None = None
+        self._facts = own_facts(pipeline.config.pipeline)
+        registry = CollectorRegistry()
+        self._loop_metrics = LoopMetrics(registry)
+        self._metrics = InferenceMetrics(InferenceFamilies(registry), pipeline.config.pipeline)
+        self._server = TritonServer(settings.triton)
+        self._registry = RegistryClient(settings.registry)
+        self._link = link_to_model(settings, pipeline, self._registry, self._server, self._metrics)
+        self._thread = threading.Thread(target=self._run, name="kafka-loop", daemon=True)
+        self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        write_replica(settings.run_dir, self._facts)
+        self._link.start()
+        self._thread.start()
+        self._beats.start()
+
+    def check_health(self) -> None:
+        """Answer Serve's question; an exception has the replica replaced.
+
+        Raises
+        ------
+        RuntimeError
+            If the loop has ended or does not turn.
+        """
+        if self._stop.is_set():
+            return
+        if not self._thread.is_alive():
+            raise RuntimeError(f"the loop has ended: {self._failure}")
+        processor = self._processor
+        if processor is not None and processor.heartbeat_age_s > self._settings.stuck_after_s:
+            raise RuntimeError(f"the loop has not turned for {processor.heartbeat_age_s:.0f} s")
+
+    @property
+    def ready(self) -> bool:
+        """Tell whether this replica takes records."""
+        processor = self._processor
+        return processor is not None and processor.ready and self._link.ready
+
+    def close(self) -> None:
+        """Finish what is in flight, commit, leave the group; bounded by `DRAIN_S`."""
+        self._stop.set()
+        if self._processor is not None:
+            self._processor.stop()
+        self._thread.join(DRAIN_S)
+        self._link.stop()
+        self._server.close()
+        remove_replica(self._settings.run_dir, self._facts.pid)
+
+    def __del__(self) -> None:
+        """Drain; Serve calls this, once, when it shuts a replica down."""
+        if not self._stop.is_set():
+            self.close()
+
+    def _run(self) -> None:
+        try:
+            handler = self._when_ready()
+            if handler is not None:
+                self._processor = self._make_processor(handler)
+                if not self._stop.is_set():
+                    self._processor.run()
+        except BaseException as exc:
+            self._failure = exc
+            logger.exception("the loop has ended")
+
+    def _when_ready(self) -> InferenceHandler | None:
+        """Wait for registry, routing state and model; None when asked to stop before."""
+        while not self._stop.is_set():
+            try:
+                if self._link.ready:
+                    return self._make_handler()
+            except RetryableError as exc:
+                logger.warning("not started yet: %s", exc)
+                self._stop.wait(exc.retry_after_s)
+            self._stop.wait(0.1)
+        return None
+
+    def _make_handler(self) -> InferenceHandler:
+        config = self._pipeline.config
+        topics = config.topic_names
+        text = schema_text("prediction.avsc")
+        schema_id = self._registry.register(f"{topics.predictions}-value", text)
+        resolve = self._registry.schema_text
+        return InferenceHandler(
+            output_topic=topics.predictions,
+            codecs=Codecs(
+                ColumnarDecoder(schema_text("feature_vector.avsc"), resolve),
+                ColumnarEncoder(text, schema_id),
+            ),
+            model=Model(self._server, lambda: self._link.route, config.model.timeout_s),
+            signature=Signature(
+                config.pipeline, threshold_of(self._settings, self._pipeline), self._attempt
+            ),
+            metrics=self._metrics,
+        )
+
+    def _make_processor(self, handler: InferenceHandler) -> Processor:
+        pipeline = self._pipeline.config.pipeline
+        return Processor(
+            kafka=self._settings.kafka,
+            group_id=f"penstock-{SERVICE}-{pipeline}",
+            input_topic=self._pipeline.config.topic_names.features,
+            handler=handler,
+            service=SERVICE,
+            transactional_id=f"penstock-{SERVICE}-{pipeline}-{self._attempt}",
+            loop=loop_settings(self._settings, self._pipeline),
+            metrics=self._loop_metrics,
+        )
+
+    def _beat(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            if self.ready != self._facts.ready:
+                self._facts = replace(self._facts, ready=self.ready)
+                write_replica(self._settings.run_dir, self._facts)
+
+
+def link_to_model(
+    settings: InferenceSettings,
+    pipeline: LoadedPipeline,
+    registry: RegistryClient,
+    server: TritonServer,
+    metrics: InferenceMetrics,
+) -> ModelLink:
+    """Return the link between a pipeline's routing topic and the model server, not started."""
+    config = pipeline.config
+    topic = RoutingTopic(settings.kafka, registry, config.topic_names.models, config.pipeline)
+    return ModelLink(
+        topic.follow,
+        server,
+        width=len(config.feature_names),
+        max_rows=config.model.max_batch_rows,
+        metrics=metrics,
+    )
+
+
+def threshold_of(settings: InferenceSettings, pipeline: LoadedPipeline) -> float:
+    """Return the decision threshold in force."""
+    return pipeline.config.threshold if settings.threshold is None else settings.threshold
+
+
+def loop_settings(settings: InferenceSettings, pipeline: LoadedPipeline) -> LoopSettings:
+    """Return the loop's settings with what pipeline.yaml decides."""
+    batching = pipeline.config.batching
+    return settings.loop.model_copy(
+        update={
+            "max_batch_rows": batching.max_batch_rows,
+            "max_in_flight": batching.max_in_flight,
+            "commit_interval_s": batching.commit_interval_ms / 1000,
+        }
+    )
