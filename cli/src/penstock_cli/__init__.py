@@ -1,1 +1,1 @@
-"""TODO"""
+"""The penstock command: thin verbs over the libraries."""

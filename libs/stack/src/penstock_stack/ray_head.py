@@ -10,7 +10,7 @@ from pathlib import Path
 
 from penstock_stack import probes
 from penstock_stack.component import Component, Launch, StackConfig
-from penstock_stack.endpoints import HOST, RAY_WORKER_PORTS
+from penstock_stack.endpoints import HIDDEN_PORTS, HOST, RAY_WORKER_PORTS
 
 LOGICAL_CPUS = 4
 """Ray counts CPUs, it does not bind them; replicas and jobs must fit on two real cores."""
@@ -41,12 +41,13 @@ def ray_environment(config: StackConfig) -> dict[str, str]:
 
 def ray_head(config: StackConfig) -> Component:
     """Return the head node's component."""
-    ports = ("RAY_GCS", "RAY_NODE_MANAGER", "RAY")
+    answering = ("RAY_GCS", "RAY_NODE_MANAGER", "RAY")
+    hidden = tuple(name for name in HIDDEN_PORTS if name.startswith("RAY_"))
     return Component(
         name="ray",
         prepare=lambda: _prepare(config),
-        is_ready=lambda: all(probes.tcp_open(config.endpoints.port(name)) for name in ports),
-        ports=ports,
+        is_ready=lambda: all(probes.tcp_open(config.endpoints.port(name)) for name in answering),
+        ports=("RAY", *hidden),
         endpoint=config.endpoints.url("RAY"),
         deadline_s=90.0,
     )

@@ -35,6 +35,9 @@ def _prepare(config: StackConfig) -> Launch:
         {
             "APICURIO_STORAGE_KIND": "kafkasql",
             "APICURIO_KAFKASQL_BOOTSTRAP_SERVERS": config.endpoints.address("KAFKA"),
+            # At start it polls its topic of snapshots twice for this long; the default of 5 s each
+            # is ten seconds of waiting for nothing. Without a snapshot it reads the whole journal.
+            "APICURIO_KAFKASQL_CONSUMER_POLL_TIMEOUT": "500",
             "QUARKUS_HTTP_HOST": HOST,
             "QUARKUS_HTTP_PORT": str(config.endpoints.port("REGISTRY")),
             # Health and metrics of Quarkus itself, on a port of their own.

@@ -56,7 +56,7 @@ def component_statuses(
     answers = _ask(checks)
     statuses = []
     for component in lasting:
-        recorded = state.components.get(component.name, ComponentState())
+        recorded = state.components.get(component.name, ComponentState("stopped"))
         alive = recorded.process is not None and recorded.process.is_alive
         pids: tuple[int, ...] = ()
         if recorded.process is not None and alive:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from penstock_schemas.errors import FatalError
+from penstock_schemas.errors import FatalError, RetryableError
 
 from penstock_stack import processes
 from penstock_stack.component import Component, ComponentFailed, StackConfig
@@ -146,7 +146,10 @@ class Unit:
         component = self.component
         if component.action is not None:
             self._report(state="starting")
-            component.action()
+            try:
+                component.action()
+            except RetryableError as exc:
+                raise ComponentFailed(f"{component.name}: {exc}") from exc
             self._become_ready("done")
             return
         deadline = time.monotonic() + component.deadline_s

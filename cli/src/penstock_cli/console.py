@@ -1,0 +1,45 @@
+"""Output: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def result(text: str) -> None:
+    """Print a result."""
+    sys.stdout.write(text + "\n")
+
+
+def result_json(data: Any) -> None:
+    """Print a result as one JSON document."""
+    result(json.dumps(data, indent=2))
+
+
+def result_table(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
+    """Print rows as a table with the given columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.upper(), overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row[column]) for column in columns))
+    Console(file=sys.stdout).print(table)
+
+
+def note(text: str) -> None:
+    """Print progress or advice."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value)) or "-"
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,220 @@
+"""``penstock up`` and ``penstock down``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from penstock_cli import console
+from penstock_cli.options import (
+    DEFAULT_DATA_DIR,
+    DataDir,
+    ExitCode,
+    Pipelines,
+    PortOffset,
+    Profile,
+    global_options,
+    recorded_state,
+    stack_config,
+)
+
+if TYPE_CHECKING:
+    from penstock_stack.component import Component, StackConfig
+    from penstock_stack.state import StackState
+    from penstock_stack.supervisor import Supervisor
+
+READY_WITHIN_S = 900.0
+"""Longest start, with every download; each component has a shorter deadline of its own."""
+DOWN_WITHIN_S = 25.0
+_POLL_S = 0.1
+
+
+def up(
+    context: typer.Context,
+    pipeline: Pipelines = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    port_offset: PortOffset = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when everything is ready.")
+    ] = False,
+) -> None:
+    """Start the embedded stack and all services; Ctrl-C drains and stops them."""
+    if global_options(context).profile is Profile.prod:
+        console.note("penstock: up runs the embedded stack, which is for --profile local only")
+        raise typer.Exit(ExitCode.REFUSED)
+    config = stack_config(data_dir, pipeline, port_offset)
+    if detach:
+        start_detached(config)
+    else:
+        run_in_foreground(config)
+
+
+def down(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
+    """Stop the embedded stack and everything that belongs to it."""
+    stop(data_dir.resolve())
+
+
+def components(config: StackConfig) -> list[Component]:
+    """Return everything that ``up`` runs."""
+    from penstock_stack.infrastructure import infrastructure
+    from penstock_stack.services import services
+
+    def apply_topics() -> None:
+        from penstock_cli.topics import apply_all
+
+        apply_all(config)
+
+    return [*infrastructure(config), *services(config, apply_topics)]
+
+
+def run_in_foreground(config: StackConfig) -> None:
+    """Run the stack in this process until SIGINT or SIGTERM."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    with _interruption() as interrupted, _supervised(config) as supervisor:
+        supervisor.start()
+        if supervisor.wait_ready(interrupted):
+            supervisor.record_ready()
+            console.note(f"ready; state and logs in {config.data_dir}, stop with Ctrl-C")
+            supervisor.supervise(interrupted)
+        console.note("stopping")
+
+
+@contextmanager
+def _supervised(config: StackConfig) -> Iterator[Supervisor]:
+    from penstock_stack.supervisor import supervised
+
+    with supervised(config, components(config)) as supervisor:
+        progress = _Progress()
+        supervisor.listen(progress.show)
+        yield supervisor
+
+
+@contextmanager
+def _interruption() -> Iterator[threading.Event]:
+    """Turn SIGINT and SIGTERM into an event, so that stopping happens in one place."""
+    interrupted = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    old = [signal.signal(number, lambda *_: interrupted.set()) for number in numbers]
+    try:
+        yield interrupted
+    finally:
+        for number, handler in zip(numbers, old, strict=True):
+            signal.signal(number, handler)
+
+
+class _Progress:
+    """Prints each change of a component once."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def show(self, state: StackState) -> None:
+        """Print what is new in ``state``."""
+        with self._lock:
+            for name, component in state.components.items():
+                if self._shown.get(name, "waiting") == component.state:
+                    continue
+                self._shown[name] = component.state
+                after = component.ready_after_s
+                since = f" after {after} s" if after is not None else ""
+                error = f": {component.error}" if component.error else ""
+                what = component.state + (since if component.state in ("ready", "done") else error)
+                console.note(f"  {name:<24} {what}")
+
+
+def start_detached(config: StackConfig) -> None:
+    """Start the stack in a process of its own and wait until everything is ready.
+
+    Raises
+    ------
+    ConfigError
+        A stack already runs there.
+    ComponentFailed
+        It did not come up; nothing is left running.
+    """
+    from penstock_schemas.errors import ConfigError
+    from penstock_stack.log_files import tail
+
+    state = recorded_state(config.data_dir)
+    if state.is_supervised:
+        if state.phase == "ready":
+            console.note(f"already running on {config.data_dir}")
+            return
+        raise ConfigError(f"a stack on {config.data_dir} is {state.phase}; see 'penstock status'")
+    log = config.logs / "supervisor.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    size = log.stat().st_size if log.exists() else 0
+    child = _spawn_foreground(config, log)
+    with _interruption() as interrupted:
+        came_up = _follow(child, config, interrupted)
+    if came_up:
+        console.note(f"ready; state and logs in {config.data_dir}, stop with 'penstock down'")
+        return
+    with log.open(encoding="utf-8", errors="replace") as stream:
+        stream.seek(size)
+        text = stream.read().strip()
+    from penstock_stack.component import ComponentFailed
+
+    raise ComponentFailed(f"the stack did not come up (log: {log}):\n{text or tail(log)}")
+
+
+def _spawn_foreground(config: StackConfig, log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "penstock_cli", "up", "--data-dir", str(config.data_dir)]
+    command += ["--port-offset", str(config.port_offset)]
+    for folder in config.pipelines:
+        command += ["--pipeline", str(folder)]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _follow(
+    child: subprocess.Popen[bytes], config: StackConfig, interrupted: threading.Event
+) -> bool:
+    """Show the child's progress until it is ready (True) or has ended (False)."""
+    progress = _Progress()
+    deadline = time.monotonic() + READY_WITHIN_S
+    while child.poll() is None:
+        state = recorded_state(config.data_dir)
+        if state.supervisor is not None and state.supervisor.pid == child.pid:
+            progress.show(state)
+            if state.phase == "ready":
+                return True
+        if interrupted.wait(_POLL_S) or time.monotonic() > deadline:
+            child.terminate()
+            child.wait(DOWN_WITHIN_S)
+    return False
+
+
+def stop(data_dir: Path) -> None:
+    """Stop the stack on ``data_dir``: through its supervisor, or, if that is gone, without."""
+    from penstock_stack import processes
+
+    state = recorded_state(data_dir)
+    if state.supervisor is not None and state.is_supervised:
+        processes.send([state.supervisor], signal.SIGTERM)
+        if processes.wait_gone([state.supervisor], DOWN_WITHIN_S):
+            processes.send([state.supervisor], signal.SIGKILL)
+    elif not processes.marked(data_dir):
+        console.note(f"nothing runs on {data_dir}")
+        return
+    processes.sweep(data_dir, grace_s=8.0)
+    console.note("stopped")
