@@ -12,6 +12,9 @@ MIB: Final = 1024 * 1024
 DEAD_LETTER_HEADROOM_BYTES: Final = 64 * 1024
 """A dead letter is the original record plus headers, so its topic takes this much more."""
 EVENTS_MAX_BYTES: Final = 4 * MIB
+NO_LIMIT_MS: Final = 2**63 - 1
+RETENTION_BYTES: Final = 4 * 1024 * MIB
+"""Kept per partition of the topics that take any timestamp."""
 AUDIT_TOPIC: Final = "penstock.audit.v1"
 
 
@@ -115,18 +118,20 @@ class PipelineTopics:
             Partitions of the keyed topics; outputs go to the partition of their source record.
         """
         lz4 = {"compression.type": "producer"}
-        dead = {
+        # Events keep whatever timestamp their producer gave, and a dead letter keeps its event's.
+        # Kafka's retention by time goes by that timestamp and would delete old ones before they
+        # are read, so these topics are kept by size.
+        any_timestamp = {
             **lz4,
-            "max.message.bytes": str(EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES),
-            # A dead letter keeps its original timestamp, however odd.
-            "message.timestamp.before.max.ms": "9223372036854775807",
-            "message.timestamp.after.max.ms": "9223372036854775807",
+            "message.timestamp.before.max.ms": str(NO_LIMIT_MS),
+            "message.timestamp.after.max.ms": str(NO_LIMIT_MS),
+            "retention.ms": "-1",
+            "retention.bytes": str(RETENTION_BYTES),
         }
-        events = {
-            **lz4,
-            "max.message.bytes": str(EVENTS_MAX_BYTES),
-            "message.timestamp.before.max.ms": "9223372036854775807",
-            "message.timestamp.after.max.ms": "9223372036854775807",
+        events = {**any_timestamp, "max.message.bytes": str(EVENTS_MAX_BYTES)}
+        dead = {
+            **any_timestamp,
+            "max.message.bytes": str(EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES),
         }
         compacted = {"cleanup.policy": "compact", **lz4}
         return [
