@@ -1,0 +1,146 @@
+"""Topics, events, workers and the verdict of one run of the loop on a real broker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+from harness.waiting import eventually
+
+TIMEOUT_S = 20.0
+WORKER = Path(__file__).with_name("copy_worker.py")
+ANY_TIME = {
+    "message.timestamp.before.max.ms": "9223372036854775807",
+    "message.timestamp.after.max.ms": "9223372036854775807",
+}
+
+
+@dataclass
+class LoopWorld:
+    """One input topic with its outputs and the workers on it."""
+
+    bootstrap: str
+    partitions: int = 3
+    topic: str = field(default_factory=lambda: f"loop-{uuid.uuid4().hex[:10]}")
+    sent: list[tuple[int, bytes | None]] = field(default_factory=list)
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.out, self.dlq, self.state = (f"{self.topic}.{n}" for n in ("out", "dlq", "state"))
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        topics = [
+            NewTopic(name, self.partitions, 1, config=ANY_TIME if name != self.out else {})
+            for name in (self.topic, self.out, self.dlq, self.state)
+        ]
+        for done in admin.create_topics(topics).values():
+            done.result(TIMEOUT_S)
+        self._producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 5})
+
+    def send(self, count: int, *, first: int = 0) -> None:
+        """Produce unique events round robin; every 50th is bad, every 97th a tombstone."""
+        for i in range(first, first + count):
+            value = None if i % 97 == 96 else b"%s-%d" % (b"bad" if i % 50 == 49 else b"event", i)
+            partition = i % self.partitions
+            self._producer.produce(self.topic, value, b"key-%d" % (i % 20), partition)
+            self.sent.append((partition, value))
+            self._producer.poll(0)
+        assert self._producer.flush(TIMEOUT_S) == 0
+
+    def start(self, fail_point: str = "", **options: Any) -> subprocess.Popen[bytes]:
+        """Start a worker."""
+        arguments = [sys.executable, str(WORKER), "--bootstrap", self.bootstrap]
+        arguments += ["--topic", self.topic, "--incarnation", str(len(self.workers))]
+        for name, value in options.items():
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+        environment = {**os.environ, "PENSTOCK_FAIL_POINT": fail_point}
+        worker = subprocess.Popen(arguments, env=environment, start_new_session=True)
+        self.workers.append(worker)
+        return worker
+
+    def read(self, topic: str, isolation: str = "read_committed") -> list[Message]:
+        """Return all records of a topic, up to the end that it has with that isolation."""
+        config = {
+            "bootstrap.servers": self.bootstrap,
+            "group.id": f"read-{uuid.uuid4().hex}",
+            "isolation.level": isolation,
+            "enable.auto.commit": False,
+            "fetch.queue.backoff.ms": 10,
+        }
+        found: list[Message] = []
+        with Consumer(config) as consumer:
+            places = [TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(self.partitions)]
+            ends = {tp.partition: consumer.get_watermark_offsets(tp, TIMEOUT_S)[1] for tp in places}
+            consumer.assign(places)
+
+            def is_read() -> bool:
+                found.extend(m for m in consumer.consume(1000, 0.1) if m.error() is None)
+                return all(
+                    ends[tp.partition] == 0 or tp.offset >= ends[tp.partition]
+                    for tp in consumer.position(places)
+                )
+
+            eventually(is_read, TIMEOUT_S, f"{topic} is read", every_s=0.0)
+        return found
+
+    def aborted(self) -> int:
+        """Return how many produced outputs never became visible."""
+        return len(self.read(self.out, "read_uncommitted")) - len(self.read(self.out))
+
+    def expected(self) -> dict[int, list[bytes]]:
+        """Return the values of each output partition, in order."""
+        expected: dict[int, list[bytes]] = defaultdict(list)
+        for partition, value in self.sent:
+            if value is not None and not value.startswith(b"bad"):
+                expected[partition].append(value + b"#%d" % len(expected[partition]))
+        return expected
+
+    def dead(self) -> list[bytes]:
+        """Return the values that must be dead letters."""
+        return sorted(value for _, value in self.sent if value and value.startswith(b"bad"))
+
+    def committed(self) -> dict[int, int]:
+        """Return the group's offsets."""
+        with Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.topic}) as consumer:
+            places = [TopicPartition(self.topic, p) for p in range(self.partitions)]
+            return {tp.partition: tp.offset for tp in consumer.committed(places, TIMEOUT_S)}
+
+    def await_end(self, deadline_s: float) -> None:
+        """Wait until everything that was sent is committed."""
+        ends = Counter(partition for partition, _ in self.sent)
+        eventually(lambda: self.committed() == dict(ends), deadline_s, "all is committed")
+
+    def assert_exactly_once(self) -> None:
+        """Check outputs, their order, the numbering by the state, and the dead letters."""
+        found: dict[int, list[bytes]] = defaultdict(list)
+        for message in self.read(self.out):
+            found[message.partition() or 0].append(message.value() or b"")
+        expected = self.expected()
+        for partition in range(self.partitions):
+            got, want = found[partition], expected[partition]
+            twice = [value for value, n in Counter(got).items() if n > 1]
+            assert not twice, f"duplicates in {partition}: {twice[:20]}"
+            missing = sorted(set(want) - set(got))
+            assert not missing, f"lost or wrongly numbered in {partition}: {missing[:20]}"
+            assert got == want, f"order of {partition}"
+        assert sorted(m.value() or b"" for m in self.read(self.dlq)) == self.dead()
+
+    def close(self) -> None:
+        """End the workers and delete the topics."""
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGCONT)
+                worker.kill()
+                worker.wait(TIMEOUT_S)
+        names = [self.topic, self.out, self.dlq, self.state]
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        for done in admin.delete_topics(names).values():
+            done.result(TIMEOUT_S)
