@@ -140,6 +140,7 @@ class StateChangelog:
             "isolation.level": "read_committed",
             "enable.partition.eof": True,
             "fetch.queue.backoff.ms": 10,
+            "fetch.wait.max.ms": 50,
         }
 
     def _table(self, partition: int, latest: Mapping[bytes, bytes]) -> AggregateTable:

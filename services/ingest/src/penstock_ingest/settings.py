@@ -11,7 +11,7 @@ from penstock_schemas.errors import ConfigError
 from penstock_streaming.registry import RegistrySettings
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 from pydantic import Field, PositiveFloat, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 PREFIX: Final = "PENSTOCK_INGEST_"
 KNOWN_TO_THE_STACK: Final = frozenset({"PENSTOCK_INGEST_PORT"})
@@ -71,6 +71,8 @@ def load_settings(environment: Mapping[str, str] | None = None) -> IngestSetting
         raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {known}")
     try:
         return IngestSettings()
+    except SettingsError as exc:
+        raise ConfigError(f"{PREFIX}…: {exc}; lists and nested values are JSON") from exc
     except ValidationError as exc:
         lines = [
             f"{PREFIX}{'__'.join(str(part).upper() for part in error['loc'])}: {error['msg']}"

@@ -1,0 +1,283 @@
+"""The ingest service as a process, on a real broker, registry and Feast store.
+
+What it must give is computed apart from it: the offline pass of training over the same events.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+from harness.producer_app import register_schema
+from harness.waiting import eventually
+from penstock_features.feast_repo import apply_definitions, load_profiles, open_store
+from penstock_features.history import history
+from penstock_pipelines.loader import LoadedPipeline, load_pipeline
+from penstock_schemas.codec import ColumnarEncoder, decode_one
+from penstock_schemas.schema_files import schema_text
+from penstock_simulator.transactions import CardTransactions
+
+FRAUD = Path(__file__).parents[2] / "pipelines" / "fraud"
+ACCOUNTS = 200
+BATCH_ROWS = 200
+FEAST_FEATURES = ("credit_limit", "account_age_days", "home_risk", "typical_amount", "chargebacks")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore"),  # Feast's dependencies
+]
+
+
+@dataclass
+class World:
+    """One pipeline of its own: folder, topics, schema, online store, and the service."""
+
+    bootstrap: str
+    registry_url: str
+    loaded: LoadedPipeline
+    feast_dir: Path
+    schema_id: int
+    simulator: CardTransactions
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    sent: list[Any] = field(default_factory=list)
+
+    @property
+    def topics(self) -> Any:
+        return self.loaded.config.topic_names
+
+    def start(self, **extra: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        prefix = "PENSTOCK_INGEST_"
+        environment = {
+            **os.environ,
+            f"{prefix}KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
+            f"{prefix}REGISTRY__URL": self.registry_url,
+            f"{prefix}PIPELINES": f'["{self.loaded.folder}"]',
+            f"{prefix}FEAST_DIR": str(self.feast_dir),
+            f"{prefix}METRICS_PORT": str(self.port),
+            **extra,
+        }
+        command = [sys.executable, "-m", "penstock_ingest"]
+        self.process = subprocess.Popen(command, env=environment, start_new_session=True)
+
+    def is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.URLError:
+            return False
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(15)
+
+    def publish(self, rows: int, rate: float = 0.02) -> None:
+        """Publish as a foreign producer does; remember what was sent."""
+        start = (
+            self.sent[-1].column("event_time").cast("int64")[-1].as_py() if self.sent else 10**12
+        )
+        columns = self.simulator.generate(rows, start + 1000, rate).columns
+        self.sent.append(columns)
+        values = ColumnarEncoder(self.loaded.event_schema, self.schema_id).encode(columns)
+        producer = Producer({"bootstrap.servers": self.bootstrap, "enable.idempotence": True})
+        keys = columns.column("account_id").to_pylist()
+        for value, key in zip(values, keys, strict=True):
+            producer.produce(self.topics.events, value, key)
+            producer.poll(0)
+        assert producer.flush(30) == 0
+
+    def read(self, topic: str, rows: int, isolation: str = "read_committed") -> list[Any]:
+        """Read a topic from its start until ``rows`` records are there and a second is quiet."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": uuid.uuid4().hex,
+                "isolation.level": isolation,
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+            }
+        )
+        try:
+            partitions = range(self.loaded.config.partitions)
+            consumer.assign([TopicPartition(topic, p, 0) for p in partitions])
+            got: list[Any] = []
+            end = time.monotonic() + 60
+            quiet = time.monotonic() + 1
+            while time.monotonic() < end and (len(got) < rows or time.monotonic() < quiet):
+                message = consumer.poll(0.2)
+                if message is not None:
+                    assert message.error() is None
+                    got.append(message)
+                    quiet = time.monotonic() + 1
+            return got
+        finally:
+            consumer.close()
+
+    def vectors(self, rows: int) -> dict[str, dict[str, Any]]:
+        """Return the FeatureVectors by event id, each exactly once, where its event lies."""
+        schema = schema_text("feature_vector.avsc")
+        found: dict[str, dict[str, Any]] = {}
+        for message in self.read(self.topics.features, rows):
+            vector = decode_one(message.value(), lambda _: schema, schema)
+            assert vector["event_id"] not in found, "a vector came twice"
+            assert vector["origin"]["partition"] == message.partition()
+            assert message.key() == vector["entity_key"].encode()
+            found[vector["event_id"]] = vector
+        return found
+
+    def expected(self) -> dict[str, np.ndarray]:
+        """Return what training would compute for all that was sent."""
+        import pyarrow as pa
+
+        columns = pa.concat_batches(self.sent)
+        profiles = self.simulator.profiles().set_index("account_id")
+        accounts = profiles.loc[columns.column("account_id").to_pylist()]
+        online = {
+            f"account_profile:{name}": accounts[name].to_numpy(np.float64)
+            for name in FEAST_FEATURES
+        }
+        matrix = history(self.loaded.config, columns, online)
+        return dict(zip(columns.column("event_id").to_pylist(), matrix, strict=True))
+
+
+@pytest.fixture
+def world(kafka_bootstrap: str, registry_url: str, tmp_path: Path) -> Iterator[World]:
+    name = f"ing-{uuid.uuid4().hex[:8]}"
+    folder = tmp_path / name
+    shutil.copytree(FRAUD, folder)
+    text = (folder / "pipeline.yaml").read_text().replace("pipeline: fraud", f"pipeline: {name}")
+    # Small batches, so that there are several transactions whatever has piled up.
+    (folder / "pipeline.yaml").write_text(f"{text}\nbatching: {{max_batch_rows: {BATCH_ROWS}}}\n")
+    loaded = load_pipeline(folder)
+    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
+    topics = loaded.config.topic_names.all(loaded.config.partitions)
+    created = admin.create_topics(
+        [NewTopic(t.name, t.partitions, 1, config=t.config) for t in topics]
+    )
+    for future in created.values():
+        future.result(30)
+    subject = f"{loaded.config.topic_names.events}-value"
+    schema_id = register_schema(registry_url, subject, loaded.event_schema)
+    feast_dir = tmp_path / "feast"
+    apply_definitions(folder, feast_dir / name)
+    simulator = CardTransactions(5, accounts=ACCOUNTS)
+    load_profiles(feast_dir / name, "account_profile", simulator.profiles())
+    made = World(kafka_bootstrap, registry_url, loaded, feast_dir, schema_id, simulator)
+    try:
+        yield made
+    finally:
+        if made.process is not None and made.process.poll() is None:
+            made.process.kill()
+            made.process.wait(10)
+        for future in admin.delete_topics([t.name for t in topics]).values():
+            future.result(30)
+
+
+def assert_as_offline(world: World, vectors: dict[str, dict[str, Any]]) -> None:
+    expected = world.expected()
+    assert set(vectors) == set(expected)
+    got = np.array([vectors[event_id]["features"] for event_id in expected])
+    np.testing.assert_array_equal(got.astype(np.float32), np.array(list(expected.values())))
+
+
+def test_events_become_the_vectors_of_training_and_sigterm_is_clean(world: World) -> None:
+    world.start()
+    world.publish(2_000)
+    vectors = world.vectors(2_000)
+    assert_as_offline(world, vectors)
+    assert eventually(world.is_ready, 10)
+    began = time.monotonic()
+    assert world.stop() == 0
+    assert time.monotonic() - began < 10
+
+
+def test_bad_events_are_dead_letters_and_their_neighbours_go_on(world: World) -> None:
+    world.publish(50)
+    producer = Producer({"bootstrap.servers": world.bootstrap})
+    for value, key in ((b"\x00\x00\x00", b"x"), (b"{", b"x"), (None, b"x")):
+        producer.produce(world.topics.events, value, key, partition=0)
+    assert producer.flush(30) == 0
+    world.publish(50)
+    world.start()
+    assert_as_offline(world, world.vectors(100))
+    dead = world.read(world.topics.dead_letter(world.topics.events), 2)
+    assert sorted(m.value() for m in dead) == [b"\x00\x00\x00", b"{"]
+    assert {dict(m.headers())["dlq.class"] for m in dead} == {b"decode"}
+
+
+@pytest.mark.parametrize("place", ["mid_produce:3", "before_offsets:3", "during_commit:3"])
+def test_state_after_a_kill_is_that_of_an_unbroken_run(world: World, place: str) -> None:
+    world.publish(1_000)
+    one_each = {"PENSTOCK_INGEST_LOOP__MAX_TRANSACTION_ROWS": str(BATCH_ROWS)}
+    world.start(PENSTOCK_FAIL_POINT=place, **one_each)
+    world.publish(2_000)
+    assert world.process is not None
+    assert world.process.wait(60) == -signal.SIGKILL
+    world.start(**one_each)
+    world.publish(1_000)
+    assert_as_offline(world, world.vectors(4_000))
+    total = len(world.read(world.topics.features, 4_000, "read_uncommitted"))
+    if place == "mid_produce:3":
+        assert total > 4_000, "nothing was aborted: the kill has missed"
+
+
+def test_value_changed_from_outside_is_in_the_next_vector(world: World) -> None:
+    world.start()
+    world.publish(500)
+    assert_as_offline(world, world.vectors(500))
+    account = world.sent[-1].column("account_id")[-1].as_py()
+    profile = world.simulator.profiles().set_index("account_id").loc[[account]]
+    changed = profile.assign(home_risk=0.987654).reset_index()
+    changed["event_timestamp"] = pd.Timestamp.now(tz="UTC")
+    repo = world.feast_dir / world.loaded.config.pipeline
+    open_store(repo).write_to_online_store("account_profile", changed)
+    world.publish(500)
+    at = world.loaded.config.feature_names.index("home_risk")
+    first = set(world.sent[0].column("event_id").to_pylist())
+    risks = [
+        (vector["event_id"] in first, vector["features"][at])
+        for vector in world.vectors(1_000).values()
+        if vector["entity_key"] == account
+    ]
+    old = np.float32(profile["home_risk"].iloc[0])
+    assert {np.float32(r) for was_first, r in risks if was_first} == {old}
+    assert {np.float32(r) for was_first, r in risks if not was_first} == {np.float32(0.987654)}
+
+
+def test_aggregates_are_written_back(world: World) -> None:
+    world.start()
+    world.publish(300)
+    world.vectors(300)
+    accounts = world.sent[-1].column("account_id").unique().to_pylist()
+    store = open_store(world.feast_dir / world.loaded.config.pipeline)
+
+    def written() -> list[Any]:
+        answer = store.get_online_features(
+            features=["account_activity:count_24h", "account_activity:state"],
+            entity_rows={"account_id": accounts},
+        ).to_dict()
+        return answer["count_24h"] if None not in answer["state"] else []
+
+    counts = eventually(written, 20)
+    assert min(counts) > 0
