@@ -137,7 +137,10 @@ class RegistryClient:
                 if len(self._unknown) > self._settings.cached_schemas:
                     self._unknown.popitem(last=False)
             raise _unknown(schema_id) from exc
-        if found.schema_type != "AVRO" or not found.schema_str or found.references:
+        if not found.schema_str:  # an answer that is not the registry's; the client has kept it
+            self._client.clear_caches()  # type: ignore[no-untyped-call]
+            raise RegistryUnavailable(f"reading schema {schema_id}: unreadable answer")
+        if found.schema_type != "AVRO" or found.references:
             raise SchemaError(
                 "the writer's schema is not Avro without references",
                 got=str(found.schema_type),
