@@ -10,17 +10,23 @@ import argparse
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_schemas.errors import ConfigError, PenstockError, RetryableError
 from penstock_schemas.records import ModelVersion, RoutingState
+from penstock_streaming.deadline import Deadline
 from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.routing_topic import RoutingTopic
 from penstock_streaming.settings import KafkaSettings
 
+from penstock_training.first_features import prepare_features
 from penstock_training.publish import (
+    MODEL_FILE,
     Deployment,
     find_template,
     load,
@@ -28,10 +34,13 @@ from penstock_training.publish import (
     published_digest,
     served_name,
 )
-from penstock_training.tracking import RegisteredModel, Tracker, git_commit
+from penstock_training.tracking import RegisteredModel, Tracker, TrainingRecord, git_commit
+
+T = TypeVar("T")
 
 LOG = logging.getLogger("penstock.first_model")
-_ROUTING_TIMEOUT_S = 30.0
+_CALL_TIMEOUT_S = 20.0
+_LOAD_TIMEOUT_S = 30.0
 _WRITER = "first-model"
 
 
@@ -43,6 +52,8 @@ class Places:
     ----------
     feast_dir
         Root of the Feast repositories, one folder per pipeline.
+    wait_s
+        Longest wait for all that must answer, seconds.
     """
 
     kafka: str
@@ -51,10 +62,14 @@ class Places:
     triton_grpc: str
     models_dir: Path
     feast_dir: Path
+    wait_s: float = 180.0
 
 
 def provide_first_model(pipeline_dir: Path, places: Places) -> RoutingState:
     """Make sure that the pipeline's champion is trained, registered, loaded and routed.
+
+    What needs nobody else (features, training) comes first, so that the job may start together
+    with everything that it needs.
 
     Returns
     -------
@@ -65,11 +80,14 @@ def provide_first_model(pipeline_dir: Path, places: Places) -> RoutingState:
     ConfigError
         If the pipeline, its data or its published files are wrong.
     RetryableError
-        If something it needs does not answer.
+        If something it needs does not answer in time.
     """
     pipeline = load_pipeline(pipeline_dir)
     name = pipeline.config.pipeline
-    _prepare_features(pipeline, places.feast_dir / name)
+    deadline = Deadline(places.wait_s)
+    prepare_features(pipeline, places.feast_dir / name)
+    is_new = not any(places.models_dir.glob(f"{served_name(name, '*')}/{MODEL_FILE}"))
+    record = _train(pipeline) if is_new else None
     topic = RoutingTopic(
         KafkaSettings(bootstrap_servers=places.kafka),
         RegistryClient(RegistrySettings(url=places.registry)),
@@ -77,39 +95,35 @@ def provide_first_model(pipeline_dir: Path, places: Places) -> RoutingState:
         name,
     )
     tracker = Tracker(places.mlflow, name)
-    state = topic.latest(_ROUTING_TIMEOUT_S)
+    state = _patiently(lambda: topic.latest(_CALL_TIMEOUT_S), deadline)
     if state is not None and state.champion is not None:
-        _restore(pipeline, places, tracker, state)
+        _restore(pipeline, places, tracker, state, deadline)
         return state
-    model = tracker.champion() or _train(pipeline, tracker)
-    served_as = _deploy(pipeline, places, model)
-    state = topic.write(lambda now: _first_state(now, model, served_as), _ROUTING_TIMEOUT_S)
+    model = _patiently(tracker.champion, deadline)
+    if model is None:
+        record = record or _train(pipeline)
+        model = tracker.log(record, git_commit(pipeline.folder))
+    _deploy(pipeline, places, model, deadline)
+    state = _patiently(
+        lambda: topic.write(lambda now: _first_state(now, model), _CALL_TIMEOUT_S), deadline
+    )
     LOG.info("pipeline %s serves version %s (%s)", name, model.version, model.digest)
     return state
 
 
-def _prepare_features(pipeline: LoadedPipeline, repo_dir: Path) -> None:
-    """Apply the Feast definitions; fill in the profiles where the store is new."""
-    if pipeline.config.feast is None:
-        return
-    from penstock_features.feast_repo import ONLINE_DB, apply_definitions, load_profiles
-
-    from penstock_training.training_set import profiles
-
-    marker = repo_dir / "profiles.loaded"
-    apply_definitions(pipeline.folder, repo_dir)
-    frame = profiles(pipeline)
-    # Only once: a value changed since then by someone else must stay.
-    if frame is None or (marker.exists() and (repo_dir / ONLINE_DB).exists()):
-        return
-    views = {f.feast.split(":")[0] for f in pipeline.config.features if f.feast}
-    for view in sorted(views):
-        load_profiles(repo_dir, view, frame)
-    marker.touch()
-    LOG.info("loaded %d profiles", len(frame))
+def _patiently(call: Callable[[], T], deadline: Deadline) -> T:
+    """Repeat a call while what it needs does not answer and time is left."""
+    while True:
+        try:
+            return call()
+        except RetryableError as exc:
+            if deadline.remaining_s <= exc.retry_after_s:
+                raise
+            LOG.info("waiting: %s", exc)
+            time.sleep(exc.retry_after_s)
 
 
-def _train(pipeline: LoadedPipeline, tracker: Tracker) -> RegisteredModel:
+def _train(pipeline: LoadedPipeline) -> TrainingRecord:
     from penstock_training.training import train
 
     began = time.monotonic()
@@ -120,10 +134,12 @@ def _train(pipeline: LoadedPipeline, tracker: Tracker) -> RegisteredModel:
         record.metrics.get("auc", float("nan")),
         record.metrics["parity_max_abs_diff"],
     )
-    return tracker.log(record, git_commit(pipeline.folder))
+    return record
 
 
-def _deploy(pipeline: LoadedPipeline, places: Places, model: RegisteredModel) -> str:
+def _deploy(
+    pipeline: LoadedPipeline, places: Places, model: RegisteredModel, deadline: Deadline
+) -> None:
     served_as = served_name(model.name, model.version)
     deployment = Deployment(
         served_as=served_as,
@@ -133,12 +149,15 @@ def _deploy(pipeline: LoadedPipeline, places: Places, model: RegisteredModel) ->
     )
     template = find_template(Path.cwd(), pipeline.folder, Path(__file__))
     publish(places.models_dir, deployment, template)
-    load(places.triton_grpc, served_as)
-    return served_as
+    _patiently(lambda: load(places.triton_grpc, served_as, _LOAD_TIMEOUT_S), deadline)
 
 
 def _restore(
-    pipeline: LoadedPipeline, places: Places, tracker: Tracker, state: RoutingState
+    pipeline: LoadedPipeline,
+    places: Places,
+    tracker: Tracker,
+    state: RoutingState,
+    deadline: Deadline,
 ) -> None:
     """Have every routed version loaded again, from its files or, if these are gone, from MLflow."""
     for version in state.versions:
@@ -146,7 +165,8 @@ def _restore(
             continue
         there = published_digest(places.models_dir, version.served_as)
         if there == version.digest:
-            load(places.triton_grpc, version.served_as)
+            call = partial(load, places.triton_grpc, version.served_as, _LOAD_TIMEOUT_S)
+            _patiently(call, deadline)
             LOG.info("loaded %s again", version.served_as)
             continue
         if there is not None:
@@ -154,23 +174,23 @@ def _restore(
                 f"{places.models_dir / version.served_as}: digest is {there}, "
                 f"but {version.digest} was published; restore the file or promote another version"
             )
-        model = tracker.version(version.version)
+        model = _patiently(partial(tracker.version, version.version), deadline)
         if model.digest != version.digest:
             raise ConfigError(
                 f"MLflow {version.model_name}/{version.version}: digest is {model.digest}, "
                 f"but {version.digest} is routed"
             )
-        _deploy(pipeline, places, model)
+        _deploy(pipeline, places, model, deadline)
         LOG.info("published %s again from MLflow", version.served_as)
 
 
-def _first_state(now: RoutingState | None, model: RegisteredModel, served_as: str) -> RoutingState:
+def _first_state(now: RoutingState | None, model: RegisteredModel) -> RoutingState:
     if now is not None and now.champion is not None:
         return now  # somebody was faster
     version = ModelVersion(
         model_name=model.name,
         version=model.version,
-        served_as=served_as,
+        served_as=served_name(model.name, model.version),
         alias="champion",
         weight=100,
         digest=model.digest,
@@ -196,6 +216,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--triton-grpc", required=True, help="host:port")
     parser.add_argument("--models-dir", type=Path, required=True)
     parser.add_argument("--feast-dir", type=Path, required=True)
+    parser.add_argument("--wait-s", type=float, default=180.0, help="for all that must answer")
     return parser.parse_args()
 
 

@@ -79,9 +79,11 @@ class Trainer(ABC):
         if set(np.unique(labels)) != {0.0, 1.0}:
             raise ConfigError("training: expected labels 0 and 1, both present")
         from sklearn.exceptions import ConvergenceWarning
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped] # has none
 
         estimator, params = self._estimator()
-        with warnings.catch_warnings():
+        # One thread: these matrices are small, and sums in a fixed order are reproducible.
+        with warnings.catch_warnings(), threadpool_limits(1):
             # The number of passes is chosen: stopping there is no accident.
             warnings.simplefilter("ignore", ConvergenceWarning)
             estimator.fit(np.asarray(matrix, dtype=np.float32), labels.astype(np.int64))
