@@ -58,9 +58,15 @@ def _run(settings: InferenceSettings) -> int:
     from penstock_inference.service import run  # slow to import: not needed for the rest
 
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return run(settings, stop)
+
+    def listen() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+
+    try:
+        return run(settings, stop, listen)
+    except OSError as exc:
+        raise ConfigError(str(exc)) from exc
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from penstock_pipelines.loader import LoadedPipeline
 from penstock_schemas.errors import ConfigError
 from ray import serve
 from ray.serve.config import HTTPOptions
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from penstock_inference.gateway import Gateway
 from penstock_inference.router import DRAIN_S, Router
@@ -178,6 +178,7 @@ class Applications:
             health_check_timeout_s=10.0,
             graceful_shutdown_wait_loop_s=0.1,
             graceful_shutdown_timeout_s=DRAIN_S + 1.0,
+            logging_config=LoggingConfig(enable_access_log=False),
         )
         # Serve's own version is a new one per call, and would restart all replicas for a mere
         # change of their number; the option is internal in this release of Ray, hence the pin.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 import ray
 from penstock_pipelines.loader import load_pipeline
@@ -73,8 +74,14 @@ class Watch:
         self._turns += 1
 
 
-def run(settings: InferenceSettings, stop: threading.Event) -> int:
+def run(settings: InferenceSettings, stop: threading.Event, listen: Callable[[], None]) -> int:
     """Run the service until ``stop`` is set or Ray is gone.
+
+    Parameters
+    ----------
+    listen
+        Installs the signal handlers that set ``stop``; called again once Ray, which installs its
+        own, is connected.
 
     Returns
     -------
@@ -101,7 +108,9 @@ def run(settings: InferenceSettings, stop: threading.Event) -> int:
         ready=lambda: watch.ready and not stop.is_set(),
         metrics=lambda: multiprocess_exposition(metrics_dir),
     ):
+        listen()
         connect(settings)
+        listen()
         applications.deploy()
         while not stop.wait(TURN_S):
             watch.turn()
