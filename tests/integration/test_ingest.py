@@ -246,23 +246,16 @@ def test_value_changed_from_outside_is_in_the_next_vector(world: World) -> None:
     world.start()
     world.publish(500)
     assert_as_offline(world, world.vectors(500))
-    account = world.sent[-1].column("account_id")[-1].as_py()
-    profile = world.simulator.profiles().set_index("account_id").loc[[account]]
-    changed = profile.assign(home_risk=0.987654).reset_index()
-    changed["event_timestamp"] = pd.Timestamp.now(tz="UTC")
+    profiles = world.simulator.profiles()
+    changed = profiles.assign(home_risk=0.987654, event_timestamp=pd.Timestamp.now(tz="UTC"))
     repo = world.feast_dir / world.loaded.config.pipeline
     open_store(repo).write_to_online_store("account_profile", changed)
     world.publish(500)
+    vectors = world.vectors(1_000)
     at = world.loaded.config.feature_names.index("home_risk")
-    first = set(world.sent[0].column("event_id").to_pylist())
-    risks = [
-        (vector["event_id"] in first, vector["features"][at])
-        for vector in world.vectors(1_000).values()
-        if vector["entity_key"] == account
-    ]
-    old = np.float32(profile["home_risk"].iloc[0])
-    assert {np.float32(r) for was_first, r in risks if was_first} == {old}
-    assert {np.float32(r) for was_first, r in risks if not was_first} == {np.float32(0.987654)}
+    for columns, is_changed in zip(world.sent, (False, True), strict=True):
+        risks = [vectors[e]["features"][at] for e in columns.column("event_id").to_pylist()]
+        assert (set(np.float32(risks)) == {np.float32(0.987654)}) is is_changed
 
 
 def test_aggregates_are_written_back(world: World) -> None:

@@ -197,6 +197,7 @@ def run(settings: IngestSettings, stop: threading.Event) -> int:
     ConfigError
         If a pipeline folder is wrong.
     """
+    logging.getLogger("feast").setLevel(logging.WARNING)  # it tells of every cache refresh
     registry = CollectorRegistry()
     families = LoopMetrics(registry), IngestFamilies(registry)
     pipelines = [load_pipeline(Path(folder)) for folder in settings.pipelines]
