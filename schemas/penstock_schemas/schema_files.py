@@ -18,3 +18,12 @@ def schema(file_name: str) -> dict[str, Any]:
     """Return a shipped schema parsed from JSON; a fresh copy each time."""
     parsed: dict[str, Any] = json.loads(schema_text(file_name))
     return parsed
+
+
+def projection(file_name: str, fields: tuple[str, ...]) -> str:
+    """Return a shipped schema cut down to some of its fields, as text.
+
+    A reader that asks for less can read what more writers write.
+    """
+    whole = schema(file_name)
+    return json.dumps({**whole, "fields": [f for f in whole["fields"] if f["name"] in fields]})

@@ -14,7 +14,7 @@ from dataclasses import replace
 from penstock_pipelines.loader import LoadedPipeline
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import RetryableError
-from penstock_schemas.schema_files import schema_text
+from penstock_schemas.schema_files import projection, schema_text
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
 from penstock_streaming.registry import RegistryClient
@@ -34,6 +34,8 @@ from penstock_inference.triton import TritonServer
 logger = logging.getLogger(__name__)
 
 SERVICE = "inference"
+INPUT_FIELDS = ("event_id", "event_time", "origin", "features")
+"""What is read of a FeatureVector: anything that writes these may write a features topic."""
 DRAIN_S = 8.0
 """Time for the loop to finish and commit when the replica is shut down, seconds."""
 BEAT_S = 1.0
@@ -142,7 +144,7 @@ class Router:
         return InferenceHandler(
             output_topic=topics.predictions,
             codecs=Codecs(
-                ColumnarDecoder(schema_text("feature_vector.avsc"), resolve),
+                ColumnarDecoder(projection("feature_vector.avsc", INPUT_FIELDS), resolve),
                 ColumnarEncoder(text, schema_id),
             ),
             model=Model(self._server, lambda: self._link.route, config.model.timeout_s),
