@@ -6,43 +6,22 @@ the online store, so they may be behind the stream by its write interval.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from penstock_features.aggregates import AggregateTable
+from penstock_features.aggregates import AggregateTable, warm_up
 from penstock_features.arrow_columns import Floats, texts, times_ms
 from penstock_features.online import OnlineStore
 from penstock_features.rules import Rules
 from penstock_features.vectorizer import Vectorizer
 from penstock_pipelines.loader import LoadedPipeline
 from penstock_schemas.codec import ColumnarDecoder
-from penstock_schemas.errors import FatalError
+from penstock_schemas.errors import FatalError, FeatureStoreUnavailable
 
-from penstock_inference.tensors import Matrix
-
-
-@dataclass(frozen=True, slots=True)
-class EventVector:
-    """One event as the model sees it.
-
-    Parameters
-    ----------
-    time_ms
-        Event time, milliseconds since the epoch, UTC.
-    inputs
-        The event's fields as they were read, defaults filled in.
-    matrix
-        Shape (1, d), float32.
-    """
-
-    event_id: str
-    key: str
-    time_ms: int
-    inputs: dict[str, Any]
-    matrix: Matrix
+from penstock_inference.pipeline import EventVector
 
 
 class EventVectors:
@@ -69,6 +48,13 @@ class EventVectors:
         self._vectorizer = Vectorizer(config)
         self._online = OnlineStore(feast_repo, config) if config.feast is not None else None
         self._table = AggregateTable(config)
+
+    def warm_up(self) -> None:
+        """Do once what the first event would wait for."""
+        warm_up(self._config)
+        if self._online is not None:
+            with suppress(FeatureStoreUnavailable):  # it may be filled later; each read tries again
+                self._online.read(["warm-up"])
 
     def vector(self, body: bytes) -> EventVector:
         """Return the vector of a JSON event.

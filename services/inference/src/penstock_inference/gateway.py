@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from penstock_pipelines.loader import LoadedPipeline
@@ -12,7 +13,6 @@ from penstock_streaming.registry import RegistryClient
 from penstock_telemetry.logs import configure_logging
 from prometheus_client import CollectorRegistry
 
-from penstock_inference.event_vectors import EventVectors
 from penstock_inference.gateway_api import PipelineService, create_app
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_link import ModelLink
@@ -23,7 +23,8 @@ from penstock_inference.scoring import LinkedScorer
 from penstock_inference.settings import InferenceSettings
 from penstock_inference.triton import TritonServer
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from penstock_inference.event_vectors import EventVectors
 
 
 class Gateway:
@@ -75,12 +76,23 @@ class Gateway:
         )
         self._links.append(link)
         self._publishers.append(publisher)
+        # One thread: neither the decoder nor the online store is thread-safe.
+        executor = ThreadPoolExecutor(1, thread_name_prefix=f"events-{config.pipeline}")
+        vectors = executor.submit(_event_vectors, pipeline, settings.feast_dir / config.pipeline)
         return PipelineService(
             signature=Signature(config.pipeline, threshold_of(settings, pipeline), self._attempt),
             width=len(config.feature_names),
             scorer=LinkedScorer(config, link, self._server),
             publisher=publisher,
-            vector=EventVectors(pipeline, settings.feast_dir / config.pipeline).vector,
-            # One thread: neither the decoder nor the online store is thread-safe.
-            executor=ThreadPoolExecutor(1, thread_name_prefix=f"events-{config.pipeline}"),
+            vector=lambda body: vectors.result().vector(body),
+            executor=executor,
         )
+
+
+def _event_vectors(pipeline: LoadedPipeline, feast_repo: Path) -> EventVectors:
+    """Build what named fields need; slow to import, so it is done beside the start."""
+    from penstock_inference.event_vectors import EventVectors
+
+    vectors = EventVectors(pipeline, feast_repo)
+    vectors.warm_up()
+    return vectors

@@ -22,9 +22,14 @@ from fastapi.responses import JSONResponse, Response
 from penstock_schemas.errors import ModelRejected, RecordError, RetryableError
 
 from penstock_inference import oip
-from penstock_inference.event_vectors import EventVector
 from penstock_inference.metrics import InferenceFamilies
-from penstock_inference.pipeline import Signature, Vectors, decisions, prediction_columns
+from penstock_inference.pipeline import (
+    EventVector,
+    Signature,
+    Vectors,
+    decisions,
+    prediction_columns,
+)
 from penstock_inference.routing import Route
 from penstock_inference.scoring import Scored, Scorer
 from penstock_inference.settings import GatewaySettings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +74,27 @@ class Vectors:
             self.matrix[rows],
             self.origin.take(index),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class EventVector:
+    """One event as the model sees it.
+
+    Parameters
+    ----------
+    time_ms
+        Event time, milliseconds since the epoch, UTC.
+    inputs
+        The event's fields as they were read, defaults filled in.
+    matrix
+        Shape (1, d), float32.
+    """
+
+    event_id: str
+    key: str
+    time_ms: int
+    inputs: dict[str, Any]
+    matrix: Matrix
 
 
 def origin_column(batch: MessageBatch, rows: Rows, carried: pa.StructArray) -> pa.StructArray:
