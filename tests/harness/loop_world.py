@@ -17,6 +17,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from harness.waiting import eventually
 
 TIMEOUT_S = 20.0
+OPEN_TRANSACTION_S = 40.0
+"""A dead worker's transaction lives for its time-out and until the broker looks, 10 s each."""
 WORKER = Path(__file__).with_name("copy_worker.py")
 ANY_TIME = {
     "message.timestamp.before.max.ms": "9223372036854775807",
@@ -67,8 +69,8 @@ class LoopWorld:
         return worker
 
     def read(self, topic: str, isolation: str = "read_committed") -> list[Message]:
-        """Return all records of a topic, up to the end that it has with that isolation."""
-        config = {
+        """Return all records of a topic that are visible once no transaction is open any more."""
+        config: dict[str, Any] = {
             "bootstrap.servers": self.bootstrap,
             "group.id": f"read-{uuid.uuid4().hex}",
             "isolation.level": isolation,
@@ -78,7 +80,7 @@ class LoopWorld:
         found: list[Message] = []
         with Consumer(config) as consumer:
             places = [TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(self.partitions)]
-            ends = {tp.partition: consumer.get_watermark_offsets(tp, TIMEOUT_S)[1] for tp in places}
+            ends = self._ends(config, places)
             consumer.assign(places)
 
             def is_read() -> bool:
@@ -88,8 +90,14 @@ class LoopWorld:
                     for tp in consumer.position(places)
                 )
 
-            eventually(is_read, TIMEOUT_S, f"{topic} is read", every_s=0.0)
+            eventually(is_read, OPEN_TRANSACTION_S, f"{topic} is read", every_s=0.0)
         return found
+
+    def _ends(self, config: dict[str, Any], places: list[TopicPartition]) -> dict[int, int]:
+        """Return the high watermarks: read_committed would stop before an open transaction."""
+        with Consumer({**config, "isolation.level": "read_uncommitted"}) as consumer:
+            ask = consumer.get_watermark_offsets
+            return {tp.partition: ask(tp, TIMEOUT_S)[1] for tp in places}
 
     def aborted(self) -> int:
         """Return how many produced outputs never became visible."""
