@@ -6,7 +6,17 @@ import threading
 
 import pytest
 from confluent_kafka import KafkaError
-from harness.loop_rig import DLQ, IN, OUT, MakeRig, Rig, Stateful, copied
+from harness.loop_rig import (
+    DLQ,
+    IN,
+    OUT,
+    MakeRig,
+    Recorder,
+    Rig,
+    Stateful,
+    Stateless,
+    copied,
+)
 from penstock_schemas import headers
 from penstock_schemas.errors import (
     DecodeError,
@@ -194,6 +204,18 @@ def test_a_stateful_handler_commits_only_when_nothing_is_in_flight(make_rig: Mak
     assert rig.broker.offsets == {(IN, 0): 2}
     assert rig.broker.values("p.state") == [b"s"]
     assert rig.handler.events[-2:] == [("changelog", None), ("committed", None)]
+
+
+@pytest.mark.parametrize(("handler", "settles"), [(Stateful(), True), (Stateless(), False)])
+def test_state_changes_lie_in_the_log_before_the_offsets_are_sent(
+    make_rig: MakeRig, handler: Recorder, settles: bool
+) -> None:
+    rig = make_rig(handler).started()
+    rig.feed(b"a")
+    rig.turn(3)
+    calls = rig.broker.calls[rig.broker.calls.index("begin_transaction") :]
+    before = calls[: calls.index("send_offsets_to_transaction")]
+    assert (before[-1] == "flush") is settles
 
 
 def test_a_stateful_handler_goes_back_when_its_answer_fails(make_rig: MakeRig) -> None:

@@ -121,10 +121,16 @@ class Checkpoint:
         context = self._context
         context.fail_points.reach("before_offsets")
         with context.metrics.timed(context.topic, "commit"):
-            for columns in self._handler.changelog():
+            changes = self._handler.changelog()
+            for columns in changes:
                 if not fits(columns, context.loop.max_output_bytes):
                     raise FatalError(f"a state change for {columns.topic} is too large to produce")
                 self._producer.produce(columns)
+            if changes:
+                # A successor restores up to the end that the changelog has when the group gives it
+                # the partitions. Offsets the group took from us before that may still be committed,
+                # so the changes they belong to must lie in the log before the offsets are sent.
+                self._producer.settle()
             partitions = self._progress.open_ends
             positions = self._consumer.positions(partitions) if is_settled else {}
             self._finish(self._progress.ends(positions))

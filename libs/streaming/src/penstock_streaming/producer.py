@@ -132,6 +132,12 @@ class OutputProducer:
         except KafkaException as exc:
             raise self._produce_error(exc, topic) from exc
 
+    def settle(self) -> None:
+        """Wait until all that is queued lies in the log; raise AbortRequired if that is late."""
+        left = self._client.flush(self._loop.commit_timeout_s)
+        if left:
+            raise AbortRequired(f"{left} records are not delivered in time")
+
     def close(self) -> None:
         """Drop the client and all it still holds."""
         client, self._open_client = self._open_client, None

@@ -176,6 +176,7 @@ class FakeProducer:
         """Deliver; a scripted ``flush`` failure goes to the delivery callback."""
         self._queued = 0
         if self._is_transactional:
+            self._broker.perform("flush", lambda: None)  # stays invisible until the commit
             return 0
         try:
             self._broker.perform("flush", self._deliver)
