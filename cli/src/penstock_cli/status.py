@@ -77,6 +77,6 @@ def _pipelines(config: StackConfig) -> list[dict[str, Any]]:
 
 def _flat(pipelines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {**p, "models": [f"{m['version']}:{m['alias']}:{m['weight']:g}" for m in p["models"]]}
+        {**p, "models": [f"{m['version']} ({m['weight']:g} %)" for m in p["models"]]}
         for p in pipelines
     ]

@@ -30,7 +30,7 @@ from penstock_cli.options import (
 
 if TYPE_CHECKING:
     from penstock_stack.component import Component, StackConfig
-    from penstock_stack.state import StackState
+    from penstock_stack.state import ComponentState, StackState
     from penstock_stack.supervisor import Supervisor
 
 READY_WITHIN_S = 900.0
@@ -128,11 +128,15 @@ class _Progress:
                 if self._shown.get(name, "waiting") == component.state:
                     continue
                 self._shown[name] = component.state
-                after = component.ready_after_s
-                since = f" after {after} s" if after is not None else ""
-                error = f": {component.error}" if component.error else ""
-                what = component.state + (since if component.state in ("ready", "done") else error)
-                console.note(f"  {name:<24} {what}")
+                console.note(f"  {name:<24} {_what(component)}")
+
+
+def _what(component: ComponentState) -> str:
+    if component.state in ("ready", "done") and not component.restarts:
+        return f"{component.state} after {component.ready_after_s} s"
+    if component.state in ("restarting", "failed") and component.error:
+        return f"{component.state}: {component.error.splitlines()[0]}"
+    return component.state
 
 
 def start_detached(config: StackConfig) -> None:

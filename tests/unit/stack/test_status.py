@@ -7,6 +7,7 @@ import os
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from penstock_stack import status
 from penstock_stack.component import Component, StackConfig
@@ -59,8 +60,10 @@ def test_a_hanging_probe_counts_as_no_answer(
 def test_replicas_are_those_that_wrote_themselves_down_and_live(tmp_path: Path) -> None:
     folder = tmp_path / "inference-replicas"
     folder.mkdir()
-    (folder / "a.json").write_text(json.dumps({"pid": os.getpid(), "pipeline": "fraud"}))
-    (folder / "b.json").write_text(json.dumps({"pid": 2**22 + 1}))
+    mine = psutil.Process().create_time()
+    (folder / "reused.json").write_text(json.dumps({"pid": os.getppid(), "started_at": mine - 9}))
+    (folder / "a.json").write_text(json.dumps({"pid": os.getpid(), "started_at": mine}))
+    (folder / "b.json").write_text(json.dumps({"pid": 2**22 + 1, "started_at": mine}))
     (folder / "c.json").write_text("{half writ")
     assert status.replica_pids(tmp_path) == (os.getpid(),)
     assert status.replica_pids(tmp_path / "none") == ()

@@ -9,7 +9,7 @@ from typing import Any
 
 from penstock_stack.endpoints import HOST
 
-PROBE_TIMEOUT_S = 1.0
+PROBE_TIMEOUT_S = 0.8
 _SILENT = logging.getLogger("penstock_stack.probes.librdkafka")
 _SILENT.addHandler(logging.NullHandler())
 _SILENT.propagate = False

@@ -43,10 +43,18 @@ def ray_head(config: StackConfig) -> Component:
     """Return the head node's component."""
     answering = ("RAY_GCS", "RAY_NODE_MANAGER", "RAY")
     hidden = tuple(name for name in HIDDEN_PORTS if name.startswith("RAY_"))
+    # Written as the last step of a start; the ports answer long before.
+    started = ray_temp_dir(config.data_dir) / "ray_current_cluster"
+
+    def is_ready() -> bool:
+        return started.exists() and all(
+            probes.tcp_open(config.endpoints.port(name)) for name in answering
+        )
+
     return Component(
         name="ray",
         prepare=lambda: _prepare(config),
-        is_ready=lambda: all(probes.tcp_open(config.endpoints.port(name)) for name in answering),
+        is_ready=is_ready,
         ports=("RAY", *hidden),
         endpoint=config.endpoints.url("RAY"),
         deadline_s=90.0,

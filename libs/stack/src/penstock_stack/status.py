@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+import psutil
 
 from penstock_stack import probes
 from penstock_stack.component import Component, StackConfig
@@ -16,6 +19,8 @@ from penstock_stack.state import ComponentState, StackState
 
 ANSWER_WITHIN_S = 1.3
 """Probes that take longer count as no answer: status has two seconds in all."""
+
+_SAME_START_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +82,12 @@ def replica_pids(run_dir: Path) -> tuple[int, ...]:
     pids = []
     for path in (run_dir / "inference-replicas").glob("*.json"):
         try:
-            pid = int(json.loads(path.read_text("utf-8"))["pid"])
-        except (OSError, ValueError, KeyError):
-            continue  # being written or removed at this moment
-        if ProcessIdentity.of(pid) is not None:
+            facts = json.loads(path.read_text("utf-8"))
+            pid, started_at = int(facts["pid"]), float(facts["started_at"])
+            same = abs(psutil.Process(pid).create_time() - started_at) < _SAME_START_S
+        except (OSError, ValueError, KeyError, psutil.Error):
+            continue  # gone, or its file is being written or removed at this moment
+        if same and ProcessIdentity.of(pid) is not None:
             pids.append(pid)
     return tuple(sorted(pids))
 
