@@ -195,7 +195,8 @@ class InferenceHandler(StatelessHandler):
             topic=self.output_topic,
             keys=_taken(work.batch.keys, work.rows),
             values=values,
-            partitions=work.batch.partitions[work.rows].tolist(),
+            partitions=work.batch.partitions[work.rows],
+            rows=work.rows,
         )
         return work.handled([output])
 

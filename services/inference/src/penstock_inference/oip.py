@@ -11,7 +11,6 @@ Open Inference Protocol, HTTP/REST; Triton's binary data extension.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from penstock_inference.triton import DTYPE, INPUT, OUTPUT
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 PLATFORM: Final = "penstock"
+LARGEST: Final = float(np.finfo(np.float32).max)
 EXTENSIONS: Final = ("binary_tensor_data",)
 
 
@@ -184,19 +184,16 @@ def _numbers(data: Any) -> Matrix:
     flat: list[Any] = []
     _flatten(data, flat, depth=0)
     for at, value in enumerate(flat):
-        # A boolean is an int to Python, and a string would be converted silently.
-        if type(value) not in (int, float) or not math.isfinite(value):
+        # A boolean is an int to Python, and a string would be converted silently; the comparison
+        # is False for NaN, and takes an int of any size.
+        if type(value) not in (int, float) or not abs(value) <= LARGEST:
             raise SchemaError(
                 "wrong value",
                 field=f"{INPUT}[{at}]",
-                expected="a finite number",
+                expected="a finite 32-bit number",
                 got=str(value)[:20] if type(value) is float else _kind(value),
             )
-    with np.errstate(over="ignore"):
-        try:
-            return _finite(np.array(flat, dtype=np.float32))
-        except OverflowError as exc:
-            raise SchemaError("wrong value", field=INPUT, expected="32-bit floats") from exc
+    return np.array(flat, dtype=np.float32)
 
 
 def _flatten(data: Any, into: list[Any], depth: int) -> None:
