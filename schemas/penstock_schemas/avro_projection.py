@@ -13,7 +13,8 @@ from typing import Any
 import pyarrow as pa
 
 from penstock_schemas.avro_batch import BatchColumns, BatchDecoder, is_supported
-from penstock_schemas.avro_types import AvroField, parse_record
+from penstock_schemas.avro_parser import parse_record
+from penstock_schemas.avro_types import AvroField
 
 _PLAIN = (type(None), bool, int, float, str)
 

@@ -14,12 +14,8 @@ from typing import Any, Final
 import fastavro
 from fastavro.read import SchemaResolutionError
 
-from penstock_schemas.avro_types import (
-    AvroType,
-    InvalidSchema,
-    parse_record,
-    without_logical_types,
-)
+from penstock_schemas.avro_parser import parse_record, without_logical_types
+from penstock_schemas.avro_types import AvroType, InvalidSchema
 from penstock_schemas.avro_wire import check_datum
 from penstock_schemas.compatibility import Conflict, find_conflicts
 from penstock_schemas.errors import DecodeError, SchemaError

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from penstock_schemas.avro_batch import BatchDecoder, is_supported
 from penstock_schemas.avro_columns import arrow_schema, columns_of
+from penstock_schemas.avro_parser import parse_record
 from penstock_schemas.avro_projection import ProjectedDecoder, projected
 from penstock_schemas.avro_rows import RowReader, parsed, row_reader
-from penstock_schemas.avro_types import InvalidSchema, parse_record
+from penstock_schemas.avro_types import InvalidSchema
 from penstock_schemas.errors import ConfigError, DecodeError, Oversize, RecordError, SchemaError
 from penstock_schemas.framing import PREFIX_BYTES, require_schema_id, schema_id_of
 from penstock_schemas.json_events import JsonEvents

@@ -6,8 +6,9 @@ import pyarrow as pa
 
 from penstock_schemas.avro_batch import batch_schema, is_supported, serialize
 from penstock_schemas.avro_columns import arrow_schema, find_null
+from penstock_schemas.avro_parser import parse_record
 from penstock_schemas.avro_rows import datum, number_schema, parsed
-from penstock_schemas.avro_types import InvalidSchema, parse_record
+from penstock_schemas.avro_types import InvalidSchema
 from penstock_schemas.errors import ConfigError, SchemaError
 from penstock_schemas.framing import prefix
 

@@ -6,11 +6,14 @@ BACKWARD compatible with its committed history (``schemas/history/<name>/<n>.avs
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
-from penstock_schemas.avro_types import AvroField, AvroType, parse_type
+from penstock_schemas.avro_parser import parse_type
+from penstock_schemas.avro_types import AvroField, AvroType
 
 _PROMOTES: Final = {
     "int": {"int", "long", "float", "double"},
@@ -59,13 +62,16 @@ def find_conflicts(writer: AvroType, reader: AvroType) -> list[Conflict]:
     """Return what stands between a writer's data and a reader; empty if BACKWARD compatible.
 
     Beyond the Avro specification, two different time units (milliseconds read as microseconds)
-    are a conflict: the numbers would resolve, and be wrong.
+    are a conflict: the numbers would resolve, and be wrong. The name of the outermost record does
+    not count: a reader may look at several writers' records through one view.
     """
     return list(_conflicts(writer, reader, "", always=True))
 
 
 def backward_conflicts(old: str, new: str) -> list[Conflict]:
     """Return why the schema text ``new`` cannot replace ``old``; empty if it can.
+
+    Here the name of the outermost record counts, as it does for a registry.
 
     Examples
     --------
@@ -74,7 +80,11 @@ def backward_conflicts(old: str, new: str) -> list[Conflict]:
     >>> [str(c) for c in backward_conflicts(old, new)]
     ["field 'a': expected string, got int"]
     """
-    return find_conflicts(parse_type(old), parse_type(new))
+    writer, reader = parse_type(old), parse_type(new)
+    found = find_conflicts(writer, reader)
+    if not _same_name(writer, reader):
+        found.insert(0, Conflict("", f"record {reader.name}", f"record {writer.name}", True))
+    return found
 
 
 def _conflicts(
@@ -99,14 +109,16 @@ def _conflicts(
 
 
 def _reads(writer: AvroType, reader: AvroType) -> bool:
-    return next(_conflicts(writer, reader, "", always=True), None) is None
+    return next(_conflicts(writer, reader, "branch", always=True), None) is None
 
 
 def _same_kind(
     writer: AvroType, reader: AvroType, path: str, *, always: bool
 ) -> Iterator[Conflict]:
     kind = writer.kind
-    if kind == "record":
+    if path and not _same_name(writer, reader):
+        yield Conflict(path, f"{kind} {reader.name}", f"{kind} {writer.name}", always)
+    elif kind == "record":
         yield from _record(writer, reader, path, always=always)
     elif kind in ("array", "map"):
         yield from _conflicts(writer.item(), reader.item(), path, always=always)
@@ -118,6 +130,10 @@ def _same_kind(
         yield Conflict(path, f"fixed of {reader.size}", f"fixed of {writer.size}", always)
     elif _other_meaning(writer, reader):
         yield Conflict(path, reader.describe(), writer.describe(), always)
+
+
+def _same_name(writer: AvroType, reader: AvroType) -> bool:
+    return writer.name == reader.name or writer.name in reader.aliases
 
 
 def _other_meaning(writer: AvroType, reader: AvroType) -> bool:
@@ -141,3 +157,35 @@ def _record(writer: AvroType, reader: AvroType, path: str, *, always: bool) -> I
 def _written(writer: AvroType, wanted: AvroField) -> AvroField | None:
     names = (wanted.name, *wanted.aliases)
     return next((f for name in names for f in writer.fields if f.name == name), None)
+
+
+def history_problems(name: str, current: str, directory: Path) -> list[str]:
+    """Check a schema against its committed history; an empty list is what CI wants.
+
+    Parameters
+    ----------
+    name
+        Name of the ``.avsc``, without the suffix.
+    current
+        Its text today.
+    directory
+        Holds ``<name>/1.avsc``, ``2.avsc``, …: every version that was ever released.
+
+    Returns
+    -------
+    One sentence per problem: a version that today's schema cannot read, or today's schema not
+    being the last version of its history.
+    """
+    versions = sorted(directory.joinpath(name).glob("*.avsc"), key=lambda file: int(file.stem))
+    if [file.stem for file in versions] != [str(n + 1) for n in range(len(versions))]:
+        return [f"{name}: the history is not numbered 1, 2, 3, …"]
+    problems = [
+        f"{name}: version {file.stem} cannot be read: {conflict}"
+        for file in versions
+        for conflict in backward_conflicts(file.read_text(encoding="utf-8"), current)
+    ]
+    if not versions or json.loads(versions[-1].read_text(encoding="utf-8")) != json.loads(current):
+        problems.append(
+            f"{name}: it has changed; add it as history/{name}/{len(versions) + 1}.avsc"
+        )
+    return problems

@@ -33,12 +33,15 @@ class Topic:
         the user's own or raw bytes.
     config
         Topic configuration that differs from the broker's default.
+    written_by
+        Who writes it, as the contract names them.
     """
 
     name: str
     partitions: int
     value_schema: str | None = None
     config: dict[str, str] = field(default_factory=dict)
+    written_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +138,17 @@ class PipelineTopics:
         }
         compacted = {"cleanup.policy": "compact", **lz4}
         return [
-            Topic(self.events, partitions, None, events),
-            Topic(self.features, partitions, "feature_vector.avsc", lz4),
-            Topic(self.predictions, partitions, "prediction.avsc", lz4),
-            Topic(self.predictions_rest, partitions, "prediction.avsc", lz4),
-            Topic(self.predictions_shadow, partitions, "prediction.avsc", lz4),
-            Topic(self.interactions, partitions, "interaction.avsc", lz4),
-            Topic(self.models, 1, "routing_state.avsc", compacted),
-            Topic(self.ingest_state, partitions, None, compacted),
+            Topic(self.events, partitions, None, events, "producer applications"),
+            Topic(self.features, partitions, "feature_vector.avsc", lz4, "ingest"),
+            Topic(self.predictions, partitions, "prediction.avsc", lz4, "inference"),
+            Topic(self.predictions_rest, partitions, "prediction.avsc", lz4, "gateway"),
+            Topic(self.predictions_shadow, partitions, "prediction.avsc", lz4, "inference"),
+            Topic(self.interactions, partitions, "interaction.avsc", lz4, "producer applications"),
+            Topic(self.models, 1, "routing_state.avsc", compacted, "retrain-trigger, CLI"),
+            Topic(self.ingest_state, partitions, None, compacted, "ingest"),
             *(
-                Topic(name(source), partitions, None, dead)
-                for source in (self.events, self.features)
+                Topic(name(source), partitions, None, dead, writer)
+                for source, writer in ((self.events, "ingest"), (self.features, "inference"))
                 for name in (self.dead_letter, self.parked)
             ),
         ]

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from penstock_schemas.avro_batch import is_supported
 from penstock_schemas.avro_columns import arrow_schema, columns_of
+from penstock_schemas.avro_parser import parse_record
 from penstock_schemas.avro_rows import parsed
-from penstock_schemas.avro_types import parse_record
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder, decode_one, encode_one
 
 QUICK = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
