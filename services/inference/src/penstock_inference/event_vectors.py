@@ -54,6 +54,7 @@ class EventVectors:
         warm_up(self._config)
         if self._online is not None:
             with suppress(FeatureStoreUnavailable):  # it may be filled later; each read tries again
+                self._online.connect()
                 self._online.read(["warm-up"])
 
     def vector(self, body: bytes) -> EventVector:
