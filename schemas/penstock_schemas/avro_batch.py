@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyruhvro
 
+from penstock_schemas.avro_columns import holds_map, repeats_key
 from penstock_schemas.avro_types import AvroType
 
 _LOGICAL: Final = frozenset({None, "date", "timestamp-millis", "timestamp-micros"})
@@ -66,6 +67,7 @@ class BatchDecoder:
     def __init__(self, schema_text: str) -> None:
         self._text = schema_text
         self.schema: Final = batch_schema(schema_text)
+        self._maps = [i for i, field in enumerate(self.schema) if holds_map(field.type)]
 
     def decode(self, payloads: list[bytes]) -> BatchColumns:
         """Decode what can be decoded; never raises for what the payloads hold."""
@@ -106,7 +108,7 @@ class BatchDecoder:
             columns.validate(full=True)  # invalid UTF-8 shows only here
         except ValueError:  # ArrowInvalid is one
             return None
-        return columns
+        return None if any(repeats_key(columns.column(i)) for i in self._maps) else columns
 
     def _empty(self) -> pa.RecordBatch:
         return pa.RecordBatch.from_pylist([], schema=self.schema)

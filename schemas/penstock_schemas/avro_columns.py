@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
 from penstock_schemas.avro_types import AvroType, InvalidSchema
@@ -85,6 +86,27 @@ def columns_of(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Recor
     """
     arrays = [pa.array([row[f.name] for row in rows], type=f.type) for f in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def holds_map(kind: pa.DataType) -> bool:
+    """Tell whether a type is a map or has one inside."""
+    return pa.types.is_map(kind) or any(
+        holds_map(kind.field(i).type) for i in range(kind.num_fields)
+    )
+
+
+def repeats_key(array: pa.Array) -> bool:
+    """Tell whether any map in an unsliced array has a key twice; row readers keep the last."""
+    if not holds_map(array.type):
+        return False
+    if pa.types.is_map(array.type):
+        keys = array.keys.dictionary_encode()
+        owners = np.repeat(np.arange(len(array)), np.diff(array.offsets.to_numpy()))
+        pairs = owners * (len(keys.dictionary) + 1) + keys.indices.to_numpy()
+        return len(np.unique(pairs)) < len(pairs) or repeats_key(array.items)
+    if pa.types.is_list(array.type):
+        return repeats_key(array.values)
+    return any(repeats_key(array.field(i)) for i in range(array.type.num_fields))
 
 
 def find_null(columns: pa.RecordBatch, record: AvroType) -> str | None:

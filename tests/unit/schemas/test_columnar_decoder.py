@@ -101,6 +101,32 @@ def test_valid_encodings_that_are_not_the_shortest_are_good() -> None:
     assert batch.columns.to_pylist() == [{"xs": [1, 2], "n": 1}] * 20
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"type": "map", "values": "int"},
+        ["null", {"type": "map", "values": "int"}],
+        {"type": "array", "items": {"type": "map", "values": "int"}},
+        {"type": "map", "values": {"type": "map", "values": "int"}},
+    ],
+    ids=["map", "optional", "array", "map of maps"],
+)
+def test_a_repeated_key_keeps_its_last_value_alone_and_in_a_batch(kind: Any) -> None:
+    twice = b"\x04\x02k\x02\x02k\x04\x00"  # {"k": 1, "k": 2}
+    around = {"map": b"%s", "optional": b"\x02%s", "array": b"\x02%s\x00"}
+    form = around.get("optional" if isinstance(kind, list) else kind["type"], b"%s")
+    if isinstance(kind, dict) and kind["type"] == "map" and isinstance(kind["values"], dict):
+        form = b"\x02\x02o%s\x00"
+    schema = record(field("a", kind), field("n", "int"))
+    odd = b"\x00\x00\x00\x00\x07" + form % twice + b"\x06"
+    plain = b"\x00\x00\x00\x00\x07" + form % b"\x02\x02k\x04\x00" + b"\x06"
+    alone = decoder(schema).decode([odd])
+    assert alone.columns.equals(decoder(schema).decode([plain]).columns)
+    among = decoder(schema).decode([plain] * 20 + [odd] + [plain] * 20)
+    assert among.rows.tolist() == list(range(41))
+    assert among.columns.equals(decoder(schema).decode([plain] * 41).columns)
+
+
 @pytest.mark.parametrize("copies", [1, 30])
 @pytest.mark.parametrize(
     ("kind", "body"),
