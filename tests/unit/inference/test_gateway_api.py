@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -247,3 +250,26 @@ def test_model_that_is_away(client: TestClient, link: FakeLink, published: Publi
 def test_compressed_request_is_refused(client: TestClient) -> None:
     answer = client.post("/predict/tiny", content=b"x", headers={"Content-Encoding": "gzip"})
     assert (answer.status_code, answer.json()["field"]) == (400, "Content-Encoding")
+
+
+def test_more_than_the_limit_is_told_to_come_back(client: TestClient, link: FakeLink) -> None:
+    """A request that waits holds its place; one beyond the limit is refused at once."""
+    release, waiting = threading.Event(), threading.Barrier(3)
+
+    async def slow(route: Route, matrix: Matrix) -> Scored:
+        await asyncio.to_thread(waiting.wait, 10)
+        await asyncio.to_thread(release.wait, 10)
+        return Scored(route, mean_score(matrix))
+
+    link.score = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(client.post, "/predict/tiny", json={"amount": 1}) for _ in range(2)]
+        waiting.wait(10)
+        refused = client.post("/predict/tiny", json={"amount": 1})
+        assert client.get("/v2/health/live").status_code == 200, "probes are not requests"
+        release.set()
+        assert [call.result(10).status_code for call in held] == [200, 200]
+    assert refused.status_code == 429
+    assert int(refused.headers["Retry-After"]) > 0
+    link.score = FakeLink().score  # type: ignore[method-assign]
+    assert client.post("/predict/tiny", json={"amount": 1}).status_code == 200
