@@ -209,16 +209,42 @@ def _follow(
 
 
 def stop(data_dir: Path) -> None:
-    """Stop the stack on ``data_dir``: through its supervisor, or, if that is gone, without."""
+    """Stop the stack on ``data_dir``: through its supervisor, or, if that was killed, in its place.
+
+    Raises
+    ------
+    ConfigError
+        Its supervisor does not end in time.
+    """
+    from penstock_schemas.errors import ConfigError
     from penstock_stack import processes
 
     state = recorded_state(data_dir)
     if state.supervisor is not None and state.is_supervised:
         processes.send([state.supervisor], signal.SIGTERM)
         if processes.wait_gone([state.supervisor], DOWN_WITHIN_S):
-            processes.send([state.supervisor], signal.SIGKILL)
+            raise ConfigError(
+                f"supervisor {state.supervisor.pid} does not stop; kill -9 it, then "
+                "run 'penstock down' again"
+            )
     elif not processes.marked(data_dir):
         console.note(f"nothing runs on {data_dir}")
         return
-    processes.sweep(data_dir, grace_s=8.0)
+    else:
+        _stop_unsupervised(data_dir, state)
+    processes.sweep(data_dir, grace_s=1.0)
     console.note("stopped")
+
+
+def _stop_unsupervised(data_dir: Path, state: StackState) -> None:
+    import os
+
+    from penstock_stack.artifacts import cache_dir
+    from penstock_stack.component import StackConfig
+    from penstock_stack.status import endpoints_of
+    from penstock_stack.supervisor import supervised
+
+    folders = tuple(map(Path, state.pipelines))
+    config = StackConfig(data_dir, cache_dir(os.environ), endpoints_of(state), folders)
+    with supervised(config, components(config)) as supervisor:
+        supervisor.take_over()

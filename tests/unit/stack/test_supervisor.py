@@ -165,7 +165,7 @@ def test_two_supervisors_cannot_own_one_directory(config: StackConfig) -> None:
         assert state(config).components["part"].state == "ready"
 
 
-def leave_behind(config: StackConfig, name: str) -> int:
+def leave_behind(config: StackConfig, name: str, until: Until) -> int:
     """Do what a supervisor killed with -9 does: leave its state and its child."""
     with running(config, server(config, name)):
         record = json.loads((config.run / "state.json").read_text())
@@ -175,6 +175,7 @@ def leave_behind(config: StackConfig, name: str) -> int:
         config.data_dir,
         name,
     )
+    until((config.data_dir / f"{name}.up").exists)
     identity = processes.ProcessIdentity.of(child.pid)
     assert identity is not None
     process = {"pid": child.pid, "start_ticks": identity.start_ticks, "boot_id": identity.boot_id}
@@ -185,7 +186,7 @@ def leave_behind(config: StackConfig, name: str) -> int:
 
 
 def test_the_next_supervisor_takes_over_what_lives(config: StackConfig, until: Until) -> None:
-    pid = leave_behind(config, "part")
+    pid = leave_behind(config, "part", until)
     with running(config, server(config, "part")):
         assert pid_of(config, "part") == pid
         os.kill(pid, signal.SIGKILL)  # and it watches it like its own child
@@ -194,8 +195,8 @@ def test_the_next_supervisor_takes_over_what_lives(config: StackConfig, until: U
     assert processes.marked(config.data_dir) == []
 
 
-def test_other_ports_mean_another_process(config: StackConfig) -> None:
-    pid = leave_behind(config, "part")
+def test_other_ports_mean_another_process(config: StackConfig, until: Until) -> None:
+    pid = leave_behind(config, "part", until)
     moved = replace(config, endpoints=Endpoints.from_environment({}, 30_001), port_offset=30_001)
     with running(moved, server(moved, "part")):
         assert pid_of(moved, "part") != pid
@@ -240,3 +241,15 @@ with supervised(c, [part]) as s:
     assert not state(config).is_supervised
     assert processes.sweep(config.data_dir, grace_s=5.0) == 0
     assert not found.is_alive
+
+
+def test_what_a_killed_supervisor_left_can_be_stopped_in_order(
+    config: StackConfig, until: Until
+) -> None:
+    pid = leave_behind(config, "part", until)
+    (config.data_dir / "stopped").unlink()
+    with supervised(config, [server(config, "part")]) as supervisor:
+        supervisor.take_over()
+    assert processes.ProcessIdentity.of(pid) is None
+    assert (config.data_dir / "stopped").read_text().split() == ["part"]
+    assert state(config).phase == "stopped"

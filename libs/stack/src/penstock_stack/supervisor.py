@@ -69,6 +69,11 @@ class Supervisor:
         for name, unit in self._units.items():
             unit.start(self._units, self._adopted.get(name), started_at)
 
+    def take_over(self) -> None:
+        """Own what an earlier supervisor left, only to stop it in order."""
+        for name, process in self._adopted.items():
+            self._units[name].identity = process
+
     def listen(self, listener: Callable[[StackState], None]) -> None:
         """Call ``listener`` after each change of the state, in whichever thread made it."""
         self._state.listen(listener)
