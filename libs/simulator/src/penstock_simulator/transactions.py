@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -40,6 +41,8 @@ _MERCHANTS: Final = 40
 _VELOCITY_HALF_LIFE_S: Final = 3600.0
 _DEVICE_LOG_MEAN: Final = 5.0
 _DEVICE_LOG_STD: Final = 1.3
+_DEVICE_LOG_MAX: Final = math.log1p(3_650.0)
+"""Ten years: no device is older, and the rules of the pipeline allow no more than a hundred."""
 _NIGHT_PEAK_H: Final = 2.5
 
 Floats = npt.NDArray[np.float64]
@@ -93,7 +96,8 @@ class CardTransactions:
         category = rng.choice(len(CATEGORIES), n, p=_CATEGORY_SHARES)
         channel = self._draw_channels(accounts, category)
         deviation = rng.normal(0.0, 1.0, n)
-        device_log = np.maximum(rng.normal(_DEVICE_LOG_MEAN, _DEVICE_LOG_STD, n), 0.0)
+        device_log = rng.normal(_DEVICE_LOG_MEAN, _DEVICE_LOG_STD, n)
+        device_log = np.clip(device_log, 0.0, _DEVICE_LOG_MAX)
         # Terminals in shops often do not tell the device.
         device_known = (channel >= ONLINE) | (rng.random(n) < 0.5)
         device = np.where(device_known, (_DEVICE_LOG_MEAN - device_log) / _DEVICE_LOG_STD, 0.0)

@@ -10,13 +10,11 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Literal
 
+from penstock_telemetry.metrics import LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 Stage = Literal["consume", "columns", "submit", "produce", "commit", "restore"]
 
-_SECONDS = (
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-)  # fmt: skip
 _ROWS = (1, 4, 16, 64, 256, 1024, 2048, 4096, 8192, 16384)
 _RATIO = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
@@ -62,14 +60,14 @@ class LoopMetrics:
             "penstock_stage_seconds",
             "Time of the loop's thread per batch or transaction, by stage.",
             [*topic, "stage"],
-            buckets=_SECONDS,
+            buckets=LATENCY_BUCKETS,
             registry=registry,
         )
         self.latency = Histogram(
             "penstock_commit_latency_seconds",
             "From the timestamp of a batch's oldest record to its commit.",
             topic,
-            buckets=_SECONDS,
+            buckets=LATENCY_BUCKETS,
             registry=registry,
         )
         self.transactions = Counter(

@@ -7,14 +7,12 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Literal
 
+from penstock_telemetry.metrics import LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from penstock_inference.routing import Route
 
 Stage = Literal["decode", "infer", "encode"]
-_SECONDS = (
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-)  # fmt: skip
 
 
 class InferenceMetrics:
@@ -64,7 +62,7 @@ class InferenceFamilies:
             "penstock_inference_stage_seconds",
             "Time per batch by stage: decode, infer (waiting for the model), encode.",
             ["pipeline", "stage"],
-            buckets=_SECONDS,
+            buckets=LATENCY_BUCKETS,
             registry=registry,
         )
         self.predictions = Counter(
@@ -96,7 +94,7 @@ class InferenceFamilies:
             "penstock_gateway_seconds",
             "Time of a request within the gateway.",
             ["route"],
-            buckets=_SECONDS,
+            buckets=LATENCY_BUCKETS,
             registry=registry,
         )
         self.unpublished = Counter(

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Literal
 
+from penstock_telemetry.metrics import LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 Stage = Literal["decode", "validate", "online", "aggregate", "encode"]
-
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class IngestMetrics:
@@ -60,7 +59,7 @@ class IngestFamilies:
             "penstock_ingest_stage_seconds",
             "Time per batch by stage of the pipeline.",
             [*label, "stage"],
-            buckets=_SECONDS,
+            buckets=LATENCY_BUCKETS,
             registry=registry,
         )
         self.entities = Gauge(
