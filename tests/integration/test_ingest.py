@@ -37,6 +37,8 @@ from penstock_simulator.transactions import CardTransactions
 FRAUD = Path(__file__).parents[2] / "pipelines" / "fraud"
 ACCOUNTS = 200
 BATCH_ROWS = 200
+START_S = 120.0
+"""A busy machine takes long to import the online store's SDK."""
 FEAST_FEATURES = ("credit_limit", "account_age_days", "home_risk", "typical_amount", "chargebacks")
 pytestmark = [
     pytest.mark.integration,
@@ -122,7 +124,7 @@ class World:
             partitions = range(self.loaded.config.partitions)
             consumer.assign([TopicPartition(topic, p, 0) for p in partitions])
             got: list[Any] = []
-            end = time.monotonic() + 60
+            end = time.monotonic() + START_S
             quiet = time.monotonic() + 1
             while time.monotonic() < end and (len(got) < rows or time.monotonic() < quiet):
                 message = consumer.poll(0.2)
@@ -233,7 +235,7 @@ def test_state_after_a_kill_is_that_of_an_unbroken_run(world: World, place: str)
     world.start(PENSTOCK_FAIL_POINT=place, **one_each)
     world.publish(2_000)
     assert world.process is not None
-    assert world.process.wait(60) == -signal.SIGKILL
+    assert world.process.wait(START_S) == -signal.SIGKILL
     world.start(**one_each)
     world.publish(1_000)
     assert_as_offline(world, world.vectors(4_000))
@@ -272,5 +274,5 @@ def test_aggregates_are_written_back(world: World) -> None:
         ).to_dict()
         return answer["count_24h"] if None not in answer["state"] else []
 
-    counts = eventually(written, 20)
+    counts = eventually(written, 60)
     assert min(counts) > 0

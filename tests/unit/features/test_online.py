@@ -170,6 +170,28 @@ def test_view_that_is_not_applied_is_an_outage(
         store.read(["a"])
 
 
+def test_definitions_applied_after_the_start_are_found(
+    repo: Path, config: PipelineConfig, tmp_path: Path
+) -> None:
+    registry = repo / "registry.db"
+    whole = registry.read_bytes()
+    pipeline = tmp_path / "tiny"
+    (pipeline / "features.py").write_text(DEFINITIONS.replace('"profile"', '"other"'))
+    registry.unlink()
+    apply_definitions(pipeline, repo)
+    store = OnlineStore(repo, config)
+    with pytest.raises(FeatureStoreUnavailable):
+        store.read(["a"])
+    registry.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(FeatureStoreUnavailable):
+        store.read(["a"])
+    (pipeline / "features.py").write_text(DEFINITIONS)
+    registry.unlink()
+    apply_definitions(pipeline, repo)
+    load_profiles(repo, "profile", pd.DataFrame({"account_id": ["a"], "limit": [5.0]}))
+    assert store.read(["a"])["profile:limit"].tolist() == [5.0]
+
+
 def test_damaged_store_is_an_outage(repo: Path, config: PipelineConfig) -> None:
     (repo / "online_store.db").write_bytes(b"not a database, much longer than a header" * 100)
     with pytest.raises(FeatureStoreUnavailable):

@@ -199,11 +199,6 @@ class AggregateTable:
         """Return the entity keys of rows."""
         return [self._keys[row] for row in rows.tolist()]
 
-    def last_times_ms(self, rows: Rows) -> npt.NDArray[np.int64]:
-        """Return the time of the last event of rows."""
-        times: npt.NDArray[np.int64] = self._state[rows, LAST_TIME].astype(np.int64)
-        return times
-
     def vectors(self, rows: Rows) -> Floats:
         """Return a copy of the state vectors of rows, shape (rows, width)."""
         return self._state[rows]
@@ -211,9 +206,7 @@ class AggregateTable:
     def load(self, keys: Sequence[str], vectors: Floats) -> int:
         """Set the state vectors of entities; later duplicates win.
 
-        Returns
-        -------
-        How many were ignored because they were written under another layout.
+        Returns how many were ignored because they were written under another layout.
         """
         if vectors.ndim != 2 or vectors.shape[1] != self.layout.width:
             return len(keys)

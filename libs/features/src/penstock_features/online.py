@@ -111,9 +111,13 @@ class OnlineStore:
         if self._version is not None and self._version.is_replaced:
             self._close()
         self._open()
-        if self._version is None:
-            return self._fetch(keys)
-        return self._cache.read(keys, self._version.current(), self._fetch)
+        try:
+            if self._version is None:
+                return self._fetch(keys)
+            return self._cache.read(keys, self._version.current(), self._fetch)
+        except Exception:
+            self._close()  # definitions are cached for minutes: the next attempt reads them anew
+            raise
 
     def _fetch(self, keys: Sequence[str]) -> Floats:
         columns = self._get(list(self.features), keys)
@@ -169,12 +173,13 @@ class _OneCall:
 def _translated() -> Iterator[None]:
     """Turn what Feast and its stores raise when they are away into our error."""
     from feast.errors import FeastError
+    from google.protobuf.message import DecodeError  # a registry file that is just being written
 
     try:
         yield
     except FeatureStoreUnavailable:
         raise
-    except (sqlite3.Error, OSError, FeastError) as exc:
+    except (sqlite3.Error, OSError, FeastError, DecodeError) as exc:
         raise FeatureStoreUnavailable(f"Feast: {type(exc).__name__}: {exc}") from exc
     except Exception as exc:
         if type(exc).__module__.partition(".")[0] == "redis":  # not installed everywhere

@@ -6,6 +6,8 @@ import argparse
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from types import FrameType
 
 from penstock_schemas.errors import ConfigError
 from penstock_telemetry.logs import configure_logging
@@ -30,15 +32,21 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
             return 0
         configure_logging("ingest", settings.log_level)
-        from penstock_ingest.app import run  # slow to import: not needed to check settings
+        # Until there is something to drain, a stop need not wait for slow imports.
+        _on_stop(lambda *_: sys.exit(0))
+        from penstock_ingest.app import run
 
         stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        _on_stop(lambda *_: stop.set())
         return run(settings, stop)
     except ConfigError as exc:
         sys.stderr.write(f"penstock-ingest: {exc}\n")
         return 1
+
+
+def _on_stop(action: Callable[[int, FrameType | None], object]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, action)
 
 
 if __name__ == "__main__":

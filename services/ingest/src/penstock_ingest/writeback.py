@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from penstock_features.aggregate_layout import AggregateLayout
+from penstock_features.aggregate_layout import LAST_TIME, AggregateLayout
 from penstock_features.aggregates import AggregateTable
 from penstock_features.state_codec import unpack_into
 from penstock_pipelines.model import FeastSection, WriteBack
@@ -134,14 +134,14 @@ class WriteBackThread:
         table = AggregateTable(self._layout)
         unpack_into(table, keys, [payloads[key] for key in keys])
         rows = np.arange(len(table))
-        values = table.latest(rows)
+        values, vectors = table.latest(rows), table.vectors(rows)
         columns: dict[str, object] = {self._entity: table.keys(rows)}
         for field, name in self._section.fields.items():
             column = values[:, self._layout.names.index(name)]
             columns[field] = np.where(np.isnan(column), 0.0, column)
         if self._section.state is not None:
-            columns[self._section.state] = table.vectors(rows).tolist()
+            columns[self._section.state] = vectors.tolist()
         # A producer's clock may say anything; pandas cannot hold more than the year 2262.
-        times = np.clip(table.last_times_ms(rows), 0, LATEST_MS)
+        times = np.clip(vectors[:, LAST_TIME], 0, LATEST_MS).astype(np.int64)
         columns["event_timestamp"] = pd.to_datetime(times, unit="ms", utc=True)
         return pd.DataFrame(columns)
