@@ -72,6 +72,17 @@ def hoist_global_options(arguments: Sequence[str]) -> list[str]:
     return front + rest
 
 
+def reach_loopback_directly() -> None:
+    """Keep a configured proxy out of what stays on this machine, for this process and its children.
+
+    Clients of the registry, MLflow and gRPC would send 127.0.0.1 to the proxy otherwise.
+    """
+    for name in ("NO_PROXY", "no_proxy"):
+        known = [part for part in os.environ.get(name, "").split(",") if part]
+        added = [host for host in ("127.0.0.1", "localhost") if host not in known]
+        os.environ[name] = ",".join([*known, *added])
+
+
 def exit_code(error: BaseException) -> ExitCode:
     """Return the exit code of an error that ended a verb."""
     return ExitCode.UNREACHABLE if isinstance(error, RetryableError) else ExitCode.FAILED
@@ -80,6 +91,7 @@ def exit_code(error: BaseException) -> ExitCode:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; always ends by SystemExit."""
     given = sys.argv[1:] if arguments is None else arguments
+    reach_loopback_directly()
     try:
         app(hoist_global_options(given), prog_name="penstock")
     except PenstockError as exc:
