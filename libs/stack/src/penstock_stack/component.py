@@ -82,6 +82,8 @@ class Component:
         Time to drain after SIGTERM, seconds; SIGKILL after it.
     stage
         When it stops.
+    niceness
+        How far it stands back for others when processors are short, 0 to 19.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Component:
     deadline_s: float = 60.0
     stop_s: float = 3.0
     stage: Stage = Stage.INFRASTRUCTURE
+    niceness: int = 0
 
     @property
     def is_job(self) -> bool:

@@ -21,16 +21,14 @@ def mlflow(config: StackConfig) -> Component:
         ports=("MLFLOW",),
         endpoint=config.endpoints.url("MLFLOW"),
         deadline_s=120.0,
+        # Nothing that serves waits for it; it must not slow down what does.
+        niceness=5,
     )
 
 
 def _prepare(config: StackConfig) -> Launch:
     home = config.data_dir / "mlflow"
     (home / "artifacts").mkdir(parents=True, exist_ok=True)
-    argv = (
-        *(sys.executable, "-m", "mlflow", "server"),
-        *("--host", HOST, "--port", str(config.endpoints.port("MLFLOW")), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
-        *("--serve-artifacts", "--artifacts-destination", str(home / "artifacts")),
-    )
+    port = str(config.endpoints.port("MLFLOW"))
+    argv = (sys.executable, "-m", "penstock_stack.mlflow_main", HOST, port, str(home))
     return Launch(argv, {**NO_TELEMETRY, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, home)

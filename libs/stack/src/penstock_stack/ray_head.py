@@ -14,6 +14,8 @@ from penstock_stack.endpoints import HIDDEN_PORTS, HOST, RAY_WORKER_PORTS
 
 LOGICAL_CPUS = 4
 """Ray counts CPUs, it does not bind them; replicas and jobs must fit on two real cores."""
+_LESS = ("--disable-usage-stats", "--include-log-monitor=false")
+"""Nobody reads workers' output through a driver: their logs are files."""
 OBJECT_STORE_BYTES = 200 * 1024 * 1024
 
 
@@ -34,6 +36,8 @@ def ray_environment(config: StackConfig) -> dict[str, str]:
         # Idle workers at start cost seconds of two cores and serve nobody.
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
+        # Replicas are the hot path; by default Ray lets them stand back for everything else.
+        "RAY_worker_niceness": "0",
         # setproctitle would overwrite the environment by which `down` recognises workers.
         "SPT_NOENV": "1",
     }
@@ -95,4 +99,4 @@ def _prepare(config: StackConfig) -> Launch:
     argv = (ray, "start", "--head", "--block", *(f"--{k}={v}" for k, v in flags.items()))
     environment = ray_environment(config)
     del environment["RAY_ADDRESS"]  # `ray start --head` refuses to start with an address
-    return Launch((sys.executable, *argv, "--disable-usage-stats"), environment)
+    return Launch((sys.executable, *argv, *_LESS), environment)

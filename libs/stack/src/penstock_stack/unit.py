@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import threading
@@ -184,6 +185,8 @@ class Unit:
         if self._stopping.is_set():
             return
         self._popen = processes.spawn(launch, self.log, self._config.data_dir, component.name)
+        if component.niceness:
+            os.setpriority(os.PRIO_PROCESS, self._popen.pid, component.niceness)
         self.identity = ProcessIdentity.of(self._popen.pid)
 
     def _become_ready(self, state: str) -> None:
