@@ -136,9 +136,19 @@ class LoopWorld:
             got, want = found[partition], expected[partition]
             twice = [value for value, n in Counter(got).items() if n > 1]
             assert not twice, f"duplicates in {partition}: {twice[:20]}"
-            missing = sorted(set(want) - set(got))
-            assert not missing, f"lost or wrongly numbered in {partition}: {missing[:20]}"
-            assert got == want, f"order of {partition}"
+            if got != want:
+                at = next(
+                    (
+                        i
+                        for i, pair in enumerate(zip(got, want, strict=False))
+                        if len(set(pair)) > 1
+                    ),
+                    -1,
+                )
+                raise AssertionError(
+                    f"{partition}: {len(got)} for {len(want)}; from {at}: {got[at : at + 5]} for "
+                    f"{want[at : at + 5]}"
+                )
         assert sorted(m.value() or b"" for m in self.read(self.dlq)) == self.dead()
 
     def close(self) -> None:

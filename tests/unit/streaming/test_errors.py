@@ -83,3 +83,11 @@ def test_a_code_becomes_a_class_of_our_tree(name: str, kind: type[PenstockError]
 
 def test_an_exception_without_a_client_error_is_fatal() -> None:
     assert verdict(error_of(KafkaException("odd"))) is Verdict.FATAL
+
+
+def test_a_fatal_error_that_a_log_callback_has_wrapped_is_found() -> None:
+    fenced = KafkaError(KafkaError._FENCED, "x", True, False, False)
+    wrapped = SystemError("returned a result with an exception set")
+    wrapped.__cause__ = KafkaException(fenced)
+    assert transaction_class(error_of(wrapped)) is TransactionClass.FENCED
+    assert transaction_class(error_of(SystemError("bare"))) is TransactionClass.FATAL

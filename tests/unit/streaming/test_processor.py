@@ -407,6 +407,19 @@ def test_fencing_is_survived_within_the_budget_and_then_ends_the_worker(
         rig.turn()
 
 
+@pytest.mark.parametrize("error", [FENCED, KafkaError(KafkaError._FATAL, "x", True, False, False)])
+def test_a_fatal_error_told_while_polling_makes_a_new_producer(
+    make_rig: MakeRig, error: KafkaError
+) -> None:
+    rig = make_rig().started()
+    rig.broker.fail("poll", error)
+    rig.broker.fail("abort_transaction", error)
+    rig.feed(b"a")
+    rig.turn(3)
+    assert rig.broker.values(OUT) == [b"a"]
+    assert len(rig.clients.producers) == 2
+
+
 def test_aborts_in_a_row_end_the_worker(make_rig: MakeRig) -> None:
     rig = make_rig().started()
     for _ in range(30):

@@ -23,7 +23,14 @@ from penstock_schemas.errors import BrokerUnavailable, PenstockError
 
 from penstock_streaming.clients import Clients, ConsumerClient
 from penstock_streaming.deadline import Deadline
-from penstock_streaming.errors import AbortRequired, Verdict, error_of, translated, verdict
+from penstock_streaming.errors import (
+    CLIENT_EXCEPTIONS,
+    AbortRequired,
+    Verdict,
+    error_of,
+    translated,
+    verdict,
+)
 from penstock_streaming.lag import LagMeter
 
 logger = logging.getLogger(__name__)
@@ -101,7 +108,7 @@ class InputConsumer:
                 start = perf_counter()
                 messages = [first, *self._client.consume(max_rows - 1, 0)]
                 self.consume_s = perf_counter() - start
-        except KafkaException as exc:
+        except CLIENT_EXCEPTIONS as exc:
             raise translated(error_of(exc), f"reading {self.topic}") from exc
         if self._startup_error is not None and not self.has_joined:
             raise self._startup_error

@@ -161,10 +161,19 @@ def transaction_class(error: KafkaError) -> TransactionClass:
     return TransactionClass.FATAL
 
 
-def error_of(exception: KafkaException) -> KafkaError:
-    """Return the client's error inside its exception."""
+CLIENT_EXCEPTIONS = (KafkaException, SystemError)
+"""What a client call raises. A fatal error is raised inside a callback, and where the client's log
+callback runs right after it, Python reports a SystemError whose cause is the client's exception."""
+
+
+def error_of(exception: BaseException) -> KafkaError:
+    """Return the client's error inside what one of its calls raised."""
+    if isinstance(exception, SystemError) and exception.__cause__ is not None:
+        exception = exception.__cause__
     error = exception.args[0] if exception.args else None
-    return error if isinstance(error, KafkaError) else KafkaError(KafkaError._FAIL, str(exception))  # noqa: SLF001
+    if isinstance(error, KafkaError):
+        return error
+    return KafkaError(KafkaError._FAIL, str(exception), True)  # noqa: SLF001 - its public name
 
 
 def translated(error: KafkaError, doing: str) -> PenstockError:

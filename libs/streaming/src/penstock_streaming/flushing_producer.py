@@ -18,8 +18,7 @@ class FlushingProducer(OutputProducer):
     _failed: KafkaError | None = None
 
     def open(self) -> None:
-        """Make a producer in place of the old one."""
-        self.close()
+        """Make a producer."""
         self._failed = None
         self._open_client = self._connect({"on_delivery": self._on_delivery})
 
@@ -38,7 +37,7 @@ class FlushingProducer(OutputProducer):
         DeliveryFailed
             If a record can never be delivered.
         """
-        left = self._client.flush(self._loop.commit_timeout_s)
+        left = self._serve(self._client.flush, self._loop.commit_timeout_s)
         if self._failed is not None:
             if verdict(self._failed) is Verdict.UNDELIVERABLE:
                 raise DeliveryFailed(f"delivery: {self._failed.name()}: {self._failed.str()}")
@@ -55,7 +54,7 @@ class FlushingProducer(OutputProducer):
     def abort(self) -> None:
         """Forget what is queued: it will be produced again."""
         self._client.purge()
-        self._client.flush(1.0)
+        self._serve(self._client.flush, 1.0)
         self._failed = None
 
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:

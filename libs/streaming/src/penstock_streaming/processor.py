@@ -240,8 +240,13 @@ class Processor:
             can_commit = self._may_overlap or not self._work.is_flying
             if self._checkpoint.is_open and can_commit and not self._recovery.steps.is_pending:
                 self._checkpoint.commit(is_settled=not self._work)
-        except (RetryableError, AbortRequired, OutcomeUnknown, FencedError) as exc:
+        except (RetryableError, AbortRequired) as exc:
             logger.warning("%s: not committed at the end: %s", self._context.topic, exc)
+        except (OutcomeUnknown, FencedError) as exc:
+            # A producer that does not know how its commit ended must not abort it.
+            logger.warning("%s: unknown at the end: %s", self._context.topic, exc)
+            self._producer.close()
+            self._recovery.steps.producer = True
 
     def _close(self) -> None:
         """Abort what is still open, leave the group, drop the producer."""

@@ -7,18 +7,20 @@ abort, and which for a new producer, is decided here and in `errors`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 from penstock_schemas.errors import BrokerUnavailable, FencedError
 
 from penstock_streaming.clients import ProducerClient
 from penstock_streaming.dead_letter import DeadLetter
 from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import (
+    CLIENT_EXCEPTIONS,
     AbortRequired,
     OutcomeUnknown,
     TransactionClass,
@@ -97,10 +99,10 @@ class OutputProducer:
         rows = zip(columns.values, columns.keys, partitions, strict=True)
         if self._fail_points.armed == "mid_produce":
             self._send(columns.topic, islice(rows, len(columns.values) // 2))
-            self._client.flush(1.0)
+            self._serve(self._client.flush, 1.0)
             self._fail_points.reach("mid_produce")
         self._send(columns.topic, rows)
-        self._client.poll(0)
+        self._serve(self._client.poll, 0)
 
     def _send(self, topic: str, rows: Iterable[tuple[bytes | None, bytes | None, int]]) -> None:
         produce = self._client.produce
@@ -110,7 +112,7 @@ class OutputProducer:
                     produce(topic, value, key, partition)
                 except BufferError:
                     self._produce_later(partial(produce, topic, value, key, partition))
-        except KafkaException as exc:
+        except CLIENT_EXCEPTIONS as exc:
             raise self._produce_error(exc, topic) from exc
 
     def produce_dead_letter(self, topic: str, letter: DeadLetter) -> None:
@@ -129,12 +131,12 @@ class OutputProducer:
                 send()
             except BufferError:
                 self._produce_later(send)
-        except KafkaException as exc:
+        except CLIENT_EXCEPTIONS as exc:
             raise self._produce_error(exc, topic) from exc
 
     def settle(self) -> None:
         """Wait until all that is queued lies in the log; raise AbortRequired if that is late."""
-        left = self._client.flush(self._loop.commit_timeout_s)
+        left = self._serve(self._client.flush, self._loop.commit_timeout_s)
         if left:
             raise AbortRequired(f"{left} records are not delivered in time")
 
@@ -142,20 +144,38 @@ class OutputProducer:
         """Drop the client and all it still holds."""
         client, self._open_client = self._open_client, None
         if client is not None:
-            client.purge()
+            with suppress(*CLIENT_EXCEPTIONS):
+                client.purge()
+
+    def _serve(self, call: Callable[[float], int], timeout_s: float) -> int:
+        """Serve callbacks, in which the client raises its fatal error.
+
+        Raises
+        ------
+        FencedError
+            If another producer owns our id.
+        OutcomeUnknown
+            If the producer is unusable.
+        """
+        try:
+            return call(timeout_s)
+        except CLIENT_EXCEPTIONS as exc:
+            error = error_of(exc)
+            kind = FencedError if verdict(error) is Verdict.FENCED else OutcomeUnknown
+            raise kind(f"{error.name()}: {error.str()}") from exc
 
     def _produce_later(self, send: Callable[[], None]) -> None:
         """Wait until the queue has room."""
         deadline = Deadline(self._loop.commit_timeout_s)
         while not deadline.expired:
-            self._client.poll(_POLL_S)
+            self._serve(self._client.poll, _POLL_S)
             try:
                 return send()
             except BufferError:
                 continue
         raise AbortRequired("the producer's queue stays full")
 
-    def _produce_error(self, exc: KafkaException, topic: str) -> Exception:
+    def _produce_error(self, exc: BaseException, topic: str) -> Exception:
         error = error_of(exc)
         if verdict(error) is Verdict.UNDELIVERABLE or verdict(error) is Verdict.CONFIG:
             return translated(error, f"producing to {topic}")
@@ -169,29 +189,32 @@ class TransactionalProducer(OutputProducer):
     _member_id: str = ""
 
     def open(self) -> None:
-        """Make a producer in place of the old one and take the transactional id.
+        """Take the transactional id, with a new producer unless one is already at it.
 
-        What the old one left open is aborted, or completed if it was committing.
+        What an earlier producer left open is aborted, or completed if it was committing. One
+        attempt is short, since nothing polls meanwhile; the next resumes it.
 
         Raises
         ------
         BrokerUnavailable
-            If no coordinator answers in time; call again.
+            If no coordinator answers yet; call again.
         FencedError
             If the id is taken.
         ConfigError
             If the broker refuses us.
         """
-        self.close()
-        self._open_client = self._connect({})
+        if self._open_client is None:
+            self._open_client = self._connect({})
         try:
-            self._call(self._client.init_transactions, Deadline(self._loop.init_timeout_s))
-        except (OutcomeUnknown, AbortRequired) as exc:
+            self._client.init_transactions(self._loop.init_timeout_s)
+        except CLIENT_EXCEPTIONS as exc:
+            error = error_of(exc)
+            if transaction_class(error) is TransactionClass.RETRIABLE:
+                raise BrokerUnavailable(f"taking the transactional id: {error.name()}") from exc
             self.close()
-            cause = exc.__cause__
-            if isinstance(cause, KafkaException) and verdict(error_of(cause)) is Verdict.CONFIG:
-                raise translated(error_of(cause), "taking the transactional id") from exc
-            raise BrokerUnavailable(str(exc)) from exc
+            if verdict(error) in (Verdict.CONFIG, Verdict.FENCED):
+                raise translated(error, "taking the transactional id") from exc
+            raise BrokerUnavailable(f"taking the transactional id: {error.str()}") from exc
 
     def begin(self) -> None:
         """Open a transaction as the group member that we are now."""
@@ -233,12 +256,12 @@ class TransactionalProducer(OutputProducer):
             try:
                 call(max(0.1, deadline.remaining_s))
                 return
-            except KafkaException as exc:
+            except CLIENT_EXCEPTIONS as exc:
                 error = error_of(exc)
                 text = f"{error.name()}: {error.str()}"
                 match transaction_class(error):
                     case TransactionClass.RETRIABLE if not deadline.expired:
-                        self._client.poll(min(_POLL_S, deadline.remaining_s))
+                        self._serve(self._client.poll, min(_POLL_S, deadline.remaining_s))
                     case TransactionClass.ABORTABLE:
                         raise AbortRequired(text, verdict(error)) from exc
                     case TransactionClass.FENCED:

@@ -154,6 +154,8 @@ class Recovery:
         context = self._parts.context
         logger.warning("%s: new producer: %s", context.topic, error)
         context.metrics.transactions.labels(context.topic, "recreated").inc()
+        # At once: what it still has under way must not reach the broker later.
+        self._parts.producer.close()
         self.steps.producer = True
 
     def count_abort(self, error: AbortRequired) -> None:

@@ -133,10 +133,10 @@ class LoopSettings(BaseModel):
     """Records after which a transaction is committed at once."""
     transaction_timeout_s: float = Field(default=10.0, ge=1.0, le=900.0)
     """Age at which the broker aborts a transaction, seconds; deliveries have the same time."""
-    commit_timeout_s: PositiveFloat = 8.0
+    commit_timeout_s: PositiveFloat = 5.0
     """Longest wait for one commit or abort, seconds; then its outcome counts as unknown."""
-    init_timeout_s: PositiveFloat = 10.0
-    """Longest wait for a producer to get its transactional id, seconds."""
+    init_timeout_s: PositiveFloat = 2.0
+    """Longest wait of one attempt to get the transactional id, seconds; nothing polls meanwhile."""
     restore_timeout_s: PositiveFloat = 60.0
     """Time a handler has to restore the state of its partitions, seconds; less than
     max_poll_interval_s, more than transaction_timeout_s."""
