@@ -64,6 +64,6 @@ def feature_names() -> list[str]:
 
 @pytest.fixture
 def in_background() -> Iterator[Background]:
-    """Return a function that runs a call in a thread and returns how to wait for its end."""
+    """Return a function that runs a call in a thread."""
     with background_calls() as start:
         yield start

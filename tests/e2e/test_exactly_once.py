@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from functools import partial
 from typing import Literal
 
@@ -20,7 +20,8 @@ from penstock_ledger.records import Service
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 BAD_SHARE = 0.01
-RATE = 8_000.0
+PUBLISH_S = 50.0
+KILL_ROUND_EVENTS = 20_000
 KILL_ROUNDS = 6
 Killed = Literal["ingest", "inference", "triton"]
 
@@ -67,20 +68,34 @@ class KillRun:
     ) -> None:
         self.stack, self.fraud, self.cards, self.background = stack, fraud, cards, background
         self.published = Published()
+        self.rate = 2_000.0
+        self.start = time.monotonic()
 
-    def publish(self, seed: int, count: int) -> Callable[[], None]:
-        """Start to publish; the returned function waits for the end."""
+    def note(self, what: str) -> None:
+        """Print what happened and when; shown with a failed test."""
+        print(f"{time.monotonic() - self.start:6.1f} s  {what}")  # noqa: T201
+
+    def publish(self, seed: int, count: int) -> None:
+        """Start to publish."""
         rows = card_rows(seed, count, BAD_SHARE)
-        return self.background(partial(self.cards.publish, rows, self.published, RATE))
+        self.publishing = self.background(
+            partial(self.cards.publish, rows, self.published, self.rate)
+        )
 
     def kill_at(self, component: Killed, offset: int) -> None:
         """Kill a component once it, or for Triton its client, has committed so far."""
         service: Service = "ingest" if component == "ingest" else "inference"
-        eventually(lambda: self.fraud.done(service) >= offset, 120, f"{service} at {offset}")
+        eventually(
+            lambda: self.fraud.done(service) >= offset,
+            120,
+            f"{service} at {offset}",
+            unless=self.publishing.check,
+        )
         if component == "inference":
             kill(self.stack.replicas("fraud"))
         else:
             self.stack.kill(component)
+        self.note(f"killed {component} at {offset}")
 
     def missed(self) -> list[Service]:
         """Return the services whose kills have left no aborted record."""
@@ -102,23 +117,26 @@ def test_kills_lose_and_double_nothing(
     transactions is repeated at another moment, with more events.
     """
     run = KillRun(stack, fraud, cards, in_background)
+    run.rate = event_count / PUBLISH_S  # a killed service is away for about 15 s
     with LiveReader(fraud) as live:
-        join = run.publish(seed, event_count)
+        run.publish(seed, event_count)
         run.kill_at("inference", int(event_count * 0.15))
         run.kill_at("ingest", int(event_count * 0.4))
         run.kill_at("triton", int(event_count * 0.65))
-        join()
+        run.publishing.join()
         for turn in range(1, KILL_ROUNDS + 1):
             missed = run.missed()
             if not missed:
                 break
-            join = run.publish(seed + turn, 20_000)
+            run.publish(seed + turn, KILL_ROUND_EVENTS)
             for service in missed:
-                run.kill_at(service, fraud.done(service) + 6_000 + 977 * turn)
-            join()
+                run.kill_at(service, fraud.done(service) + 3_000 + 977 * turn)
+            run.publishing.join()
         eventually(lambda: not stack.unwell(), 90, "every component is back")
         fraud.drain(180)
+        run.note("drained")
     report = fraud.report(run.published, live=live.seen)
+    run.note("checked")
     print(report)  # noqa: T201 - shown with a failed test
     expect_all(report, run.published)
     assert report.aborted.get("predictions", 0) > 0, "no kill of a replica bit"

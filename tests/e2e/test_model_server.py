@@ -40,7 +40,7 @@ def test_frozen_model_server_delays_and_loses_nothing(
 ) -> None:
     published = Published()
     rows = card_rows(seed, 24_000)
-    join = in_background(lambda: cards.publish(rows, published, 1_000.0))
+    publishing = in_background(lambda: cards.publish(rows, published, 1_000.0))
     eventually(lambda: fraud.count("predictions") > 0, 60, "predictions flow")
     with frozen(stack.pids("triton")):
         # What was on its way when the server stopped may still arrive.
@@ -49,7 +49,7 @@ def test_frozen_model_server_delays_and_loses_nothing(
         holds_for(lambda: fraud.count("predictions") == stopped_at, FROZEN_S - 8, "no prediction")
         assert fraud.backlog("inference") > lag, "the lag does not grow"
         assert fraud.count("features_dlq") == 0
-    join()
+    publishing.join()
     fraud.drain(120)
     report = fraud.report(published)
     assert report.ok, str(report)

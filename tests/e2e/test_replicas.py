@@ -69,13 +69,13 @@ def test_second_replica_takes_half_of_the_partitions(
         cards.publish(limited, published, 1_000.0)
 
     assert members(fraud) == [4]
-    join = in_background(publish)
+    publishing = in_background(publish)
     request.getfixturevalue("two_replicas")
     eventually(lambda: members(fraud) == [2, 2], BACK_S, "two members share four partitions")
     at = fraud.done("inference")
     eventually(lambda: fraud.done("inference") > at + 4_000, 60, "both go on")
     enough.set()
-    join()
+    publishing.join()
     fraud.drain(60)
     report = fraud.report(published)
     assert report.ok, str(report)

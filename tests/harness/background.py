@@ -7,35 +7,47 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 JOIN_S = 180.0
-Background = Callable[[Callable[[], object]], Callable[[], None]]
-"""Starts a call in a thread; what it returns waits for the end and raises what the call raised."""
+
+
+class BackgroundCall:
+    """A call that runs in a thread of its own."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._call()
+        except BaseException as exc:  # raised again by check
+            self._failed = exc
+
+    def check(self) -> None:
+        """Raise what the call has raised, if it has."""
+        if self._failed is not None:
+            raise AssertionError("the background call failed") from self._failed
+
+    def join(self) -> None:
+        """Wait for the end, and check."""
+        self._thread.join(JOIN_S)
+        assert not self._thread.is_alive(), "the background call did not end"
+        self.check()
+
+
+Background = Callable[[Callable[[], object]], BackgroundCall]
 
 
 @contextmanager
 def background_calls() -> Iterator[Background]:
-    """Yield a `Background`; at the end every call has ended."""
-    joins: list[Callable[[], None]] = []
+    """Yield a function that starts calls; at the end every one of them has ended well."""
+    started: list[BackgroundCall] = []
 
-    def start(call: Callable[[], object]) -> Callable[[], None]:
-        failed: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                call()
-            except BaseException as exc:  # raised again by join
-                failed.append(exc)
-
-        def join() -> None:
-            thread.join(JOIN_S)
-            assert not thread.is_alive(), "the background call did not end"
-            if failed:
-                raise failed.pop()
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        joins.append(join)
-        return join
+    def start(call: Callable[[], object]) -> BackgroundCall:
+        started.append(BackgroundCall(call))
+        return started[-1]
 
     yield start
-    for join in joins:
-        join()
+    for call in started:
+        call.join()

@@ -56,10 +56,15 @@ class LedgerRun:
         eventually(lambda: self.backlog("ingest") == 0, deadline_s, "ingest drained")
         eventually(lambda: self.backlog("inference") == 0, deadline_s, "inference drained")
 
-    def records(self, role: Role, isolation: Isolation = "read_committed") -> list[RawRecord]:
-        """Return the window's records of a topic that a view shows."""
+    def records(
+        self,
+        role: Role,
+        isolation: Isolation = "read_committed",
+        end: dict[int, int] | None = None,
+    ) -> list[RawRecord]:
+        """Return the window's records of a topic that a view shows, up to ``end`` or all."""
         name = self.topics.name(role)
-        end = self.client.offsets(name, "last", "read_committed")
+        end = self.client.offsets(name, "last", "read_committed") if end is None else end
         start = {p: self.marks[name].get(p, 0) for p in end}
         batches = TopicRange(self.bootstrap, name, start).batches(isolation, end, FOREVER)
         return [record for batch in batches for record in batch]
@@ -76,7 +81,9 @@ class LedgerRun:
     def aborted(self, service: Service) -> int:
         """Return how many records of aborted transactions a service's output topic holds."""
         role: Role = "features" if service == "ingest" else "predictions"
-        return len(self.records(role, "read_uncommitted")) - self.count(role)
+        end = self.client.offsets(self.topics.name(role), "last", "read_committed")
+        all_records = self.records(role, "read_uncommitted", end)
+        return len(all_records) - len(self.records(role, "read_committed", end))
 
     def report(
         self,

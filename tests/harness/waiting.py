@@ -15,11 +15,17 @@ class NotInTime(AssertionError):
 
 
 def eventually(
-    condition: Callable[[], T], deadline_s: float, what: str = "", *, every_s: float = 0.2
+    condition: Callable[[], T],
+    deadline_s: float,
+    what: str = "",
+    *,
+    every_s: float = 0.2,
+    unless: Callable[[], object] | None = None,
 ) -> T:
     """Return the first truthy value of ``condition``.
 
-    An exception of the condition counts as not yet; the last one is the cause of the failure.
+    An exception of the condition counts as not yet; the last one is the cause of the failure. One
+    of ``unless`` ends the waiting at once.
 
     Raises
     ------
@@ -31,6 +37,8 @@ def eventually(
     last: object = None
     cause: Exception | None = None
     while True:
+        if unless is not None:
+            unless()
         try:
             last, cause = condition(), None
         except Exception as exc:  # whatever it is, it is reported when the time is up
