@@ -8,8 +8,6 @@ from penstock_stack import probes
 from penstock_stack.component import Component, Launch, StackConfig
 from penstock_stack.endpoints import HOST
 
-NO_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-
 
 def mlflow(config: StackConfig) -> Component:
     """Return MLflow's component."""
@@ -31,4 +29,4 @@ def _prepare(config: StackConfig) -> Launch:
     (home / "artifacts").mkdir(parents=True, exist_ok=True)
     port = str(config.endpoints.port("MLFLOW"))
     argv = (sys.executable, "-m", "penstock_stack.mlflow_main", HOST, port, str(home))
-    return Launch(argv, {**NO_TELEMETRY, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, home)
+    return Launch(argv, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, home)

@@ -22,6 +22,14 @@ from penstock_stack.component import Launch
 
 STACK_MARKER: Final = "PENSTOCK_STACK"
 COMPONENT_MARKER: Final = "PENSTOCK_COMPONENT"
+NO_TELEMETRY: Final = {
+    "DO_NOT_TRACK": "1",
+    "FEAST_USAGE": "False",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "ORT_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""Set for every child: nothing here reports to anybody."""
 _POLL_S: Final = 0.05
 
 
@@ -70,6 +78,7 @@ def spawn(launch: Launch, log: Path, data_dir: Path, component: str) -> subproce
     """
     environment = {
         **os.environ,
+        **NO_TELEMETRY,
         **launch.environment,
         STACK_MARKER: str(data_dir),
         COMPONENT_MARKER: component,

@@ -30,7 +30,6 @@ def ray_environment(config: StackConfig) -> dict[str, str]:
         "RAY_ADDRESS": config.endpoints.address("RAY_GCS"),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(config.data_dir / "ray-token"),
-        "RAY_USAGE_STATS_ENABLED": "0",
         # Under `uv run` Ray would rebuild the environment for each worker.
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         # Idle workers at start cost seconds of two cores and serve nobody.

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from penstock_stack import probes
 from penstock_stack.component import Component, Launch, StackConfig, Stage
-from penstock_stack.mlflow_server import NO_TELEMETRY
 from penstock_stack.ray_head import ray_environment
 from penstock_stack.registry_server import API_PATH
 
@@ -68,11 +67,13 @@ def _first_model(config: StackConfig, folder: Path) -> Component:
     argv = (sys.executable, "-m", "penstock_training.first_model", *arguments)
     return Component(
         name=first_model_name(folder),
-        prepare=lambda: Launch(argv, NO_TELEMETRY),
+        prepare=lambda: Launch(argv),
         needs=(TOPICS, "triton", "mlflow"),
         on_done=(config.run / f"{first_model_name(folder)}.done").touch,
         deadline_s=_FIRST_MODEL_DEADLINE_S,
         stage=Stage.SERVICE,
+        # At the first start everything waits for it; later it only checks what is there.
+        niceness=10 if _was_served(config, folder) else 0,
     )
 
 
@@ -89,10 +90,7 @@ def _common(config: StackConfig, prefix: str, port_name: str) -> dict[str, str]:
 
 
 def _ingest(config: StackConfig, first: tuple[str, ...]) -> Component:
-    environment = {
-        **_common(config, "PENSTOCK_INGEST_", "INGEST"),
-        "FEAST_USAGE": "False",
-    }
+    environment = _common(config, "PENSTOCK_INGEST_", "INGEST")
     port = config.endpoints.port("INGEST")
     return Component(
         name="ingest",
@@ -116,7 +114,6 @@ def _inference(config: StackConfig, first: tuple[str, ...]) -> Component:
         f"{prefix}TRITON__GRPC_URL": endpoints.address("TRITON_GRPC"),
         f"{prefix}GATEWAY_PORT": str(endpoints.port("GATEWAY")),
         f"{prefix}RAY_ADDRESS": endpoints.address("RAY_GCS"),
-        "FEAST_USAGE": "False",
     }
     return Component(
         name="inference",
