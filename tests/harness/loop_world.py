@@ -45,7 +45,10 @@ class LoopWorld:
         ]
         for done in admin.create_topics(topics).values():
             done.result(TIMEOUT_S)
-        self._producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 5})
+        # Idempotent: a retry must not change the order that the tests expect.
+        self._producer = Producer(
+            {"bootstrap.servers": self.bootstrap, "linger.ms": 5, "enable.idempotence": True}
+        )
 
     def send(self, count: int, *, first: int = 0) -> None:
         """Produce unique events round robin; every 50th is bad, every 97th a tombstone."""
