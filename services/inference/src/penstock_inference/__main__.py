@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -63,10 +64,11 @@ def _run(settings: InferenceSettings) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
 
-    try:
-        return run(settings, stop, listen)
-    except OSError as exc:
-        raise ConfigError(str(exc)) from exc
+    code = run(settings, stop, listen)
+    sys.stderr.flush()
+    if code:
+        os._exit(code)  # Ray's own clean-up at exit waits for a head that is gone
+    return code
 
 
 if __name__ == "__main__":
