@@ -8,11 +8,12 @@ from typing import Literal
 
 import pytest
 from harness.background import Background
+from harness.faults import kill, kill_inside
 from harness.figures import Figures, counters, scrape
 from harness.ledger_run import LedgerRun
 from harness.live_reader import LiveReader
 from harness.producer_app import ProducerApp, Published, card_rows
-from harness.stack import Stack, kill
+from harness.stack import Stack
 from harness.waiting import eventually
 from penstock_ledger import Report
 from penstock_ledger.records import Service
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 BAD_SHARE = 0.01
 PUBLISH_S = 50.0
 KILL_ROUND_EVENTS = 20_000
-KILL_ROUNDS = 6
+KILL_ROUNDS = 3
 Killed = Literal["ingest", "inference", "triton"]
 
 
@@ -91,11 +92,19 @@ class KillRun:
             f"{service} at {offset}",
             unless=self.publishing.check,
         )
+        pids = self.pids(component)
+        if component == "triton":
+            kill(pids)
+            self.note(f"killed {component} at {offset}")
+            return
+        inside = kill_inside(pids, partial(self.fraud.has_open_transaction, service), 5.0)
+        self.note(f"killed {component} at {offset}, in a transaction of {service}: {inside}")
+
+    def pids(self, component: Killed) -> list[int]:
+        """Return the processes to kill; of inference only fraud's routers."""
         if component == "inference":
-            kill(self.stack.replicas("fraud"))
-        else:
-            self.stack.kill(component)
-        self.note(f"killed {component} at {offset}")
+            return self.stack.replicas("fraud")
+        return self.stack.pids(component)
 
     def missed(self) -> list[Service]:
         """Return the services whose kills have left no aborted record."""
@@ -128,9 +137,10 @@ def test_kills_lose_and_double_nothing(
             missed = run.missed()
             if not missed:
                 break
+            targets = {service: fraud.done(service) + 3_000 for service in missed}
             run.publish(seed + turn, KILL_ROUND_EVENTS)
-            for service in missed:
-                run.kill_at(service, fraud.done(service) + 3_000 + 977 * turn)
+            for service, offset in targets.items():
+                run.kill_at(service, offset)
             run.publishing.join()
         eventually(lambda: not stack.unwell(), 90, "every component is back")
         fraud.drain(180)

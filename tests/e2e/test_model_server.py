@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from harness.background import Background
+from harness.faults import frozen
 from harness.figures import triton_rows
 from harness.ledger_run import LedgerRun
 from harness.producer_app import ProducerApp, Published, card_rows
@@ -21,18 +18,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 FROZEN_S = 20.0
 LONGEST_BATCH_S = 3.0
-
-
-@contextmanager
-def frozen(pids: list[int]) -> Iterator[None]:
-    """Stop processes for the time of the block."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def test_frozen_model_server_delays_and_loses_nothing(

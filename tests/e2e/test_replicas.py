@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka.admin import AdminClient
 from harness.background import Background
+from harness.faults import kill
 from harness.ledger_run import LedgerRun
 from harness.producer_app import ProducerApp, Published, card_rows
-from harness.stack import Stack, kill
+from harness.stack import Stack
 from harness.waiting import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

@@ -78,6 +78,12 @@ class LedgerRun:
         decoder = RecordDecoder(schema_reader(self.registry_url))
         return [decoder.value(record) for record in self.records(role)]
 
+    def has_open_transaction(self, service: Service) -> bool:
+        """Tell whether records of a service wait in an open transaction on its output topic."""
+        name = self.topics.name("features" if service == "ingest" else "predictions")
+        stable = self.client.offsets(name, "last", "read_committed")
+        return self.client.offsets(name, "last", "read_uncommitted") != stable
+
     def aborted(self, service: Service) -> int:
         """Return how many records of aborted transactions a service's output topic holds."""
         role: Role = "features" if service == "ingest" else "predictions"

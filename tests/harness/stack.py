@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import psutil
+from harness.faults import kill
 
 PENSTOCK: Final = Path(sys.executable).parent / "penstock"
 UP_TIMEOUT_S: Final = 300.0
@@ -46,13 +46,6 @@ def penstock(*arguments: str, timeout_s: float = 60.0, check: bool = True) -> st
     if check and done.returncode != 0:
         raise CommandFailed(f"{command} exits {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
-
-
-def kill(pids: list[int]) -> None:
-    """Kill processes with -9."""
-    assert pids, "no process to kill"
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
 
 
 @cache
