@@ -82,3 +82,24 @@ def test_a_long_message_is_cut() -> None:
 
 def test_a_record_without_value_has_no_schema_id() -> None:
     assert dict(letter_of(message(value=None)).headers)[headers.DLQ_SCHEMA_ID] == b""
+
+
+class Unreadable:
+    """A message with a header name that is not UTF-8, as the client shows it."""
+
+    def __init__(self) -> None:
+        self._real = message()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
+
+    def headers(self) -> None:
+        raise SystemError("returned a result with an exception set")
+
+
+def test_headers_that_the_client_cannot_read_do_not_stop_the_dead_letter() -> None:
+    letter = letter_of(Unreadable())  # type: ignore[arg-type]
+    facts = dict(letter.headers)
+    assert letter.value == b"v"
+    assert (facts[headers.ERROR_MESSAGE] or b"").endswith(b"left out)")
+    assert set(facts) == headers.DEAD_LETTER_HEADERS

@@ -22,6 +22,7 @@ Header = tuple[str, bytes | None]
 
 MESSAGE_MAX_CHARS = 1024
 """An error message may quote the record; the headers must fit the topic's headroom."""
+UNREADABLE_HEADERS = " (a header name is not UTF-8: the original headers are left out)"
 _FRAME_BYTES = 5
 
 
@@ -65,8 +66,10 @@ class Failure:
 def dead_letter(message: Message, failure: Failure) -> DeadLetter:
     """Build the dead letter of a message."""
     original = _headers_of(message)
-    added = _failure_headers(message, failure, dict(original))
-    kept = [header for header in original if header[0] not in names.DEAD_LETTER_HEADERS]
+    added = _failure_headers(message, failure, dict(original or ()))
+    if original is None:
+        added[names.ERROR_MESSAGE] += UNREADABLE_HEADERS
+    kept = [header for header in original or () if header[0] not in names.DEAD_LETTER_HEADERS]
     return DeadLetter(
         key=message.key(),
         value=message.value(),
@@ -76,9 +79,15 @@ def dead_letter(message: Message, failure: Failure) -> DeadLetter:
     )
 
 
-def _headers_of(message: Message) -> Sequence[Header]:
-    """Return the headers as a list of pairs; the client returns a list for a consumed message."""
-    raw = message.headers() or []
+def _headers_of(message: Message) -> Sequence[Header] | None:
+    """Return the headers as a list of pairs, or None where the client cannot read them.
+
+    It knows header names as text only: a name that is not UTF-8 hides all headers of the record.
+    """
+    try:
+        raw = message.headers() or []
+    except (UnicodeDecodeError, SystemError):
+        return None
     pairs = raw.items() if isinstance(raw, dict) else raw
     return [(name, value.encode() if isinstance(value, str) else value) for name, value in pairs]
 
