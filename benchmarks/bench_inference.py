@@ -29,7 +29,6 @@ from pathlib import Path
 
 import measure
 import workloads
-from confluent_kafka.admin import AdminClient, NewTopic
 from measure import Measured
 from peers import BareLoop, Penstock, Run
 from penstock_stack.endpoints import Endpoints
@@ -52,7 +51,7 @@ def infrastructure(data_dir: Path, offset: int) -> Iterator[Endpoints]:
             start_new_session=True,
         )
     try:
-        wait_for(lambda: "ready:" in log.read_text(), process, f"the stack (see {log})", 180)
+        wait_for(lambda: "ready:" in log.read_text(), process, log, 180)
         yield Endpoints.from_environment(os.environ, offset)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -60,23 +59,21 @@ def infrastructure(data_dir: Path, offset: int) -> Iterator[Endpoints]:
 
 
 def wait_for(
-    condition: Callable[[], bool], process: subprocess.Popen[bytes], what: str, deadline_s: float
+    condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, deadline_s: float
 ) -> None:
-    """Wait for a condition while a process lives."""
+    """Wait for a condition while a process lives; an error shows the end of its log."""
     limit = time.monotonic() + deadline_s
     while not condition():
         if process.poll() is not None:
-            raise RuntimeError(f"{what}: exited with {process.returncode}")
+            raise RuntimeError(f"exited with {process.returncode}: {log.read_text()[-800:]}")
         if time.monotonic() > limit:
-            raise RuntimeError(f"{what}: not within {deadline_s:.0f} s")
+            raise RuntimeError(f"not within {deadline_s:.0f} s: {log.read_text()[-800:]}")
         time.sleep(0.1)
 
 
 def measured(run: Run, bootstrap: str, records: int) -> Measured:
     """Start one contender on a fresh output topic, watch it to the end, stop it."""
-    AdminClient({"bootstrap.servers": bootstrap}).create_topics(
-        [NewTopic(run.output, workloads.PARTITIONS, 1)]
-    )[run.output].result(timeout=30)
+    workloads.create_topic(bootstrap, run.output)
     with run.started() as pids:
         return measure.watch(bootstrap, run.output, workloads.PARTITIONS, records, pids)
 

@@ -60,11 +60,15 @@ def payloads(schema_id: int, seed: int = 1) -> list[bytes]:
     return out
 
 
+def create_topic(bootstrap: str, topic: str) -> None:
+    """Create an empty topic of `PARTITIONS` partitions."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(timeout=30)
+
+
 def fill(bootstrap: str, topic: str, records: int, schema_id: int) -> None:
     """Create ``topic`` and fill it with ``records`` events."""
-    AdminClient({"bootstrap.servers": bootstrap}).create_topics([NewTopic(topic, PARTITIONS, 1)])[
-        topic
-    ].result(timeout=30)
+    create_topic(bootstrap, topic)
     pool = payloads(schema_id)
     producer = Producer(
         {

@@ -73,6 +73,7 @@ def _prepare(config: StackConfig) -> Launch:
     shutil.rmtree(temp, ignore_errors=True)  # sockets and logs of an earlier session
     logs = config.logs / "ray"
     logs.unlink(missing_ok=True)
+    logs.parent.mkdir(parents=True, exist_ok=True)
     logs.symlink_to(temp / "session_latest" / "logs")
     port = config.endpoints.port
     first_worker = port("RAY_WORKERS")
