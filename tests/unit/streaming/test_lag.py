@@ -6,6 +6,8 @@ import json
 import math
 
 from penstock_streaming.lag import LagMeter
+from penstock_streaming.metrics import LoopMetrics
+from prometheus_client import CollectorRegistry
 
 
 def statistics(**ends: int) -> str:
@@ -54,3 +56,17 @@ def test_drain_time_is_lag_over_the_net_rate() -> None:
     meter.on_committed({0: 200})
     meter.on_statistics(statistics(p0=200))
     assert meter.drain_s([0]) == {0: 0.0}
+
+
+def test_gauges_of_a_partition_given_up_go_to_zero() -> None:
+    registry = CollectorRegistry()
+    metrics = LoopMetrics(registry)
+    meter = LagMeter("t")
+    meter.on_statistics(statistics(p0=10, p1=7))
+    meter.export([0, 1], metrics)
+    meter.export([0], metrics)
+    lag = {
+        p: registry.get_sample_value("penstock_lag_records", {"topic": "t", "partition": p})
+        for p in "01"
+    }
+    assert lag == {"0": 10, "1": 0}

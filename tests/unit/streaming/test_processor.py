@@ -324,6 +324,42 @@ def test_records_of_a_new_partition_wait_for_a_restore_that_fails(make_rig: Make
     assert rig.broker.values(OUT) == [b"a"]
 
 
+def test_a_partition_that_comes_as_another_goes_is_restored_and_not_rolled_back(
+    make_rig: MakeRig,
+) -> None:
+    rig = open_transaction(make_rig, 0, 1)
+    rig.consumer.revoke(1)
+    rig.consumer.assign(2)
+    rig.turn(2)
+    assert rig.handler.named("rolled_back") == [[0]]
+    assert rig.handler.named("assigned") == [[0, 1], [2]]
+
+
+def test_partitions_lost_and_won_again_in_one_poll_are_restored(make_rig: MakeRig) -> None:
+    rig = open_transaction(make_rig, 0)
+    rig.consumer.lose(0)
+    rig.consumer.assign(0)
+    rig.turn(3)
+    rig.processor._drain()
+    assert rig.handler.named("rolled_back") == []
+    assert rig.handler.named("assigned") == [[0], [0]]
+    assert rig.broker.values(OUT) == [b"0"]
+
+
+def test_counters_count_what_is_committed_and_nothing_twice(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.handler.handle = lambda batch: copied(batch, [(1, DecodeError("x"))])
+    rig.started()
+    rig.broker.fail("commit_transaction", ABORTABLE)
+    rig.feed(b"a", b"b")
+    rig.turn()
+    assert rig.count("penstock_records_total", outcome="output") == 0
+    rig.turn(2)
+    assert rig.count("penstock_records_total", outcome="output") == 1
+    assert rig.count("penstock_records_total", outcome="dead_letter") == 1
+    assert rig.count("penstock_dead_letters_total", **{"class": "decode"}) == 1
+
+
 def test_a_lost_membership_is_never_committed(make_rig: MakeRig) -> None:
     rig = open_transaction(make_rig, 0)
     rig.consumer.member = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,9 +18,9 @@ from penstock_streaming.flushing_producer import FlushingProducer
 from penstock_streaming.handler import HandledBatch, Handler, MessageBatch
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.outcome import check_accounted, fits, without_oversize
-from penstock_streaming.producer import TransactionalProducer
 from penstock_streaming.progress import Progress
 from penstock_streaming.settings import LoopSettings
+from penstock_streaming.transactional_producer import TransactionalProducer
 
 MAX_AGE_SHARE = 0.7
 """Share of the transaction time-out at which waiting any longer would lose the transaction."""
@@ -66,6 +67,8 @@ class Checkpoint:
         self._begun_at: float | None = None
         self._rows = 0
         self._oldest_ms: list[int] = []
+        self._outcomes: Counter[str] = Counter()
+        self._dead_letters: Counter[str] = Counter()
 
     @property
     def is_open(self) -> bool:
@@ -178,18 +181,15 @@ class Checkpoint:
         self._progress.commit(ends)
         self._consumer.lag.on_committed(ends)
         self._handler.committed()
-        metrics = self._context.metrics
-        metrics.transactions.labels(topic, "committed").inc()
-        now_s = time.time_ns() / 1e9
-        latency = metrics.latency.labels(topic)
-        for oldest_ms in self._oldest_ms:
-            latency.observe(max(0.0, now_s - oldest_ms / 1000))
+        self._count_committed()
         self._close()
 
     def _close(self) -> None:
         self._begun_at = None
         self._rows = 0
         self._oldest_ms.clear()
+        self._outcomes.clear()
+        self._dead_letters.clear()
 
     def _write_dead_letters(self, batch: MessageBatch, handled: HandledBatch) -> None:
         now_ms = time.time_ns() // 1_000_000
@@ -199,11 +199,21 @@ class Checkpoint:
             self._producer.produce_dead_letter(self._dead_letter_topic, letter)
 
     def _count(self, handled: HandledBatch) -> None:
+        """Note outcomes; they count when they are committed, so that counters equal the log."""
+        self._outcomes["output"] += handled.terminal
+        self._outcomes.update(handled.skipped)
+        self._outcomes["dead_letter"] += len(handled.dead_letters)
+        self._dead_letters.update(error.dead_letter_class for _, error in handled.dead_letters)
+
+    def _count_committed(self) -> None:
         metrics, topic = self._context.metrics, self._context.topic
-        if handled.terminal:
-            metrics.records.labels(topic, "output").inc(handled.terminal)
-        for reason, count in handled.skipped.items():
-            metrics.records.labels(topic, reason).inc(count)
-        for _, error in handled.dead_letters:
-            metrics.records.labels(topic, "dead_letter").inc()
-            metrics.dead_letters.labels(topic, error.dead_letter_class).inc()
+        metrics.transactions.labels(topic, "committed").inc()
+        for outcome, rows in self._outcomes.items():
+            if rows:
+                metrics.records.labels(topic, outcome).inc(rows)
+        for dead_letter_class, rows in self._dead_letters.items():
+            metrics.dead_letters.labels(topic, dead_letter_class).inc(rows)
+        now_s = time.time_ns() / 1e9
+        latency = metrics.latency.labels(topic)
+        for oldest_ms in self._oldest_ms:
+            latency.observe(max(0.0, now_s - oldest_ms / 1000))

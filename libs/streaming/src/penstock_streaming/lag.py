@@ -11,6 +11,8 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from penstock_streaming.metrics import LoopMetrics
+
 _MIN_INTERVAL_S = 0.5
 
 
@@ -33,6 +35,7 @@ class LagMeter:
         self._committed: dict[int, int] = {}
         self._sample: tuple[float, dict[int, int], dict[int, int]] | None = None
         self._drain_s: dict[int, float] = {}
+        self._exported: set[int] = set()
 
     def on_statistics(self, text: str) -> None:
         """Take librdkafka's statistics (its ``stats_cb``)."""
@@ -67,6 +70,15 @@ class LagMeter:
     def drain_s(self, partitions: Iterable[int]) -> dict[int, float]:
         """Return seconds until the lag is gone at today's rates; infinite where it grows."""
         return {p: self._drain_s[p] for p in partitions if p in self._drain_s}
+
+    def export(self, partitions: Iterable[int], metrics: LoopMetrics) -> None:
+        """Set the gauges; those of partitions that another member has now go to zero."""
+        lags, drains = self.lag(partitions), self.drain_s(partitions)
+        self._exported.update(lags)
+        for partition in self._exported:
+            labels = (self._topic, str(partition))
+            metrics.lag.labels(*labels).set(lags.get(partition, 0))
+            metrics.drain.labels(*labels).set(drains.get(partition, 0.0))
 
     def _done(self, partition: int) -> int:
         return self._committed.get(partition, self._fallback.get(partition, -1))

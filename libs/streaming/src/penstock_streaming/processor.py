@@ -23,9 +23,9 @@ from penstock_streaming.flushing_producer import FlushingProducer
 from penstock_streaming.handler import Handler, StatelessHandler
 from penstock_streaming.in_flight import InFlight
 from penstock_streaming.metrics import LoopMetrics
-from penstock_streaming.producer import TransactionalProducer
 from penstock_streaming.recovery import LoopParts, Recovery
 from penstock_streaming.settings import KafkaSettings, LoopSettings
+from penstock_streaming.transactional_producer import TransactionalProducer
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,6 @@ class Processor:
             lambda added: clients.producer({**config, **added}), consumer, loop, context.fail_points
         )
         self._context = context
-        self._handler = handler
         self._may_overlap = isinstance(handler, StatelessHandler)
         self._consumer = consumer
         self._producer = producer
@@ -205,9 +204,7 @@ class Processor:
             if not is_clean:
                 self._recovery.roll_back()
         finally:
-            self._checkpoint.forget(gone)
-            self._recovery.steps.forget(gone)
-            self._handler.revoked(sorted(gone))
+            self._recovery.give_up(gone)
         return [m for m in messages if is_clean and m.partition() not in gone]
 
     def _finish(self) -> None:
@@ -264,10 +261,7 @@ class Processor:
         """Once a second: gauges, and positions moved past control records while idle."""
         self._next_housekeeping = self._beat + _HOUSEKEEPING_S
         metrics, topic = self._context.metrics, self._context.topic
-        for partition, lag in self.lag.items():
-            metrics.lag.labels(topic, str(partition)).set(lag)
-        for partition, drain_s in self._consumer.lag.drain_s(self.assigned).items():
-            metrics.drain.labels(topic, str(partition)).set(drain_s)
+        self._consumer.lag.export(self.assigned, metrics)
         metrics.in_flight.labels(topic).set(len(self._work))
         metrics.breaker_open.labels(topic).set(self._recovery.outage.is_active)
         if self.ready and not self._work and not self._checkpoint.is_open:

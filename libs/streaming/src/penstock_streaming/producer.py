@@ -1,4 +1,4 @@
-"""The output side of the loop: one producer, in a transaction or (flushing_producer.py) flushed.
+"""The output side of the loop: what a producer in a transaction and one that flushes share.
 
 Both kinds have the same surface: begin, produce, commit, abort. Which client error asks for an
 abort, and which for a new producer, is decided here and in `errors`.
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from confluent_kafka import TopicPartition
-from penstock_schemas.errors import BrokerUnavailable, FencedError
+from penstock_schemas.errors import FencedError
 
 from penstock_streaming.clients import ProducerClient
 from penstock_streaming.dead_letter import DeadLetter
@@ -23,10 +23,8 @@ from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
     AbortRequired,
     OutcomeUnknown,
-    TransactionClass,
     Verdict,
     error_of,
-    transaction_class,
     translated,
     verdict,
 )
@@ -34,7 +32,7 @@ from penstock_streaming.fail_points import FailPoints
 from penstock_streaming.handler import OutputColumns
 from penstock_streaming.settings import LoopSettings
 
-_POLL_S = 0.05
+POLL_S = 0.05
 
 
 class Group(Protocol):
@@ -168,7 +166,7 @@ class OutputProducer:
         """Wait until the queue has room."""
         deadline = Deadline(self._loop.commit_timeout_s)
         while not deadline.expired:
-            self._serve(self._client.poll, _POLL_S)
+            self._serve(self._client.poll, POLL_S)
             try:
                 return send()
             except BufferError:
@@ -181,90 +179,3 @@ class OutputProducer:
             return translated(error, f"producing to {topic}")
         # Queueing itself does not fail: the transaction or the producer already has.
         return AbortRequired(f"producing to {topic}: {error.name()}", verdict(error))
-
-
-class TransactionalProducer(OutputProducer):
-    """Outputs, dead letters and offsets become visible together or not at all."""
-
-    _member_id: str = ""
-
-    def open(self) -> None:
-        """Take the transactional id, with a new producer unless one is already at it.
-
-        What an earlier producer left open is aborted, or completed if it was committing. One
-        attempt is short, since nothing polls meanwhile; the next resumes it.
-
-        Raises
-        ------
-        BrokerUnavailable
-            If no coordinator answers yet; call again.
-        FencedError
-            If the id is taken.
-        ConfigError
-            If the broker refuses us.
-        """
-        if self._open_client is None:
-            self._open_client = self._connect({})
-        try:
-            self._client.init_transactions(self._loop.init_timeout_s)
-        except CLIENT_EXCEPTIONS as exc:
-            error = error_of(exc)
-            if transaction_class(error) is TransactionClass.RETRIABLE:
-                raise BrokerUnavailable(f"taking the transactional id: {error.name()}") from exc
-            self.close()
-            if verdict(error) in (Verdict.CONFIG, Verdict.FENCED):
-                raise translated(error, "taking the transactional id") from exc
-            raise BrokerUnavailable(f"taking the transactional id: {error.str()}") from exc
-
-    def begin(self) -> None:
-        """Open a transaction as the group member that we are now."""
-        self._member_id = self._group.member_id()
-        if not self._member_id:
-            raise AbortRequired("membership of the group is lost", Verdict.MEMBERSHIP)
-        self._call(lambda _: self._client.begin_transaction(), Deadline(0.0))
-
-    def commit(self, ends: list[TopicPartition]) -> None:
-        """Add the offsets and commit.
-
-        Raises
-        ------
-        AbortRequired
-            If the broker has refused; nothing is visible.
-        OutcomeUnknown
-            If nobody knows; make a new producer.
-        FencedError
-            If another producer owns our id.
-        """
-        deadline = Deadline(self._loop.commit_timeout_s)
-        metadata = self._group.membership(self._member_id)
-        client = self._client
-        self._call(lambda t: client.send_offsets_to_transaction(ends, metadata, t), deadline)
-        self._fail_points.reach("after_offsets")
-        self._fail_points.during("during_commit")
-        self._call(client.commit_transaction, deadline)
-
-    def abort(self) -> None:
-        """Abort; a failure asks for a new producer."""
-        try:
-            self._call(self._client.abort_transaction, Deadline(self._loop.commit_timeout_s))
-        except AbortRequired as exc:
-            raise OutcomeUnknown(f"abort failed: {exc}") from exc
-
-    def _call(self, call: Callable[[float], object], deadline: Deadline) -> None:
-        """Make a transaction call, repeated while librdkafka says so and time is left."""
-        while True:
-            try:
-                call(max(0.1, deadline.remaining_s))
-                return
-            except CLIENT_EXCEPTIONS as exc:
-                error = error_of(exc)
-                text = f"{error.name()}: {error.str()}"
-                match transaction_class(error):
-                    case TransactionClass.RETRIABLE if not deadline.expired:
-                        self._serve(self._client.poll, min(_POLL_S, deadline.remaining_s))
-                    case TransactionClass.ABORTABLE:
-                        raise AbortRequired(text, verdict(error)) from exc
-                    case TransactionClass.FENCED:
-                        raise FencedError(text) from exc
-                    case _:
-                        raise OutcomeUnknown(text) from exc

@@ -8,7 +8,6 @@ state of new partitions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from penstock_schemas.errors import (
@@ -27,7 +26,7 @@ from penstock_streaming.errors import AbortRequired, OutcomeUnknown, Verdict
 from penstock_streaming.flushing_producer import FlushingProducer
 from penstock_streaming.handler import Handler
 from penstock_streaming.in_flight import InFlight
-from penstock_streaming.producer import TransactionalProducer
+from penstock_streaming.transactional_producer import TransactionalProducer
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +57,6 @@ class PendingSteps:
     def is_pending(self) -> bool:
         """Tell whether a step is left."""
         return self.producer or bool(self.rewind) or bool(self.restore)
-
-    def forget(self, partitions: Iterable[int]) -> None:
-        """Drop partitions that are no longer ours."""
-        self.rewind.difference_update(partitions)
-        self.restore.difference_update(partitions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +89,7 @@ class Recovery:
         self.outage = Outage(loop.retry_max_wait_s)
         self._fenced = Budget(loop.fenced_budget, _BUDGET_WINDOW_S)
         self._aborts = 0
+        self._restored: set[int] = set()
 
     @property
     def is_needed(self) -> bool:
@@ -126,6 +121,7 @@ class Recovery:
                 steps.rewind.clear()
             if steps.restore:
                 parts.handler.assigned(sorted(steps.restore), loop.restore_timeout_s)
+                self._restored |= steps.restore
                 steps.restore.clear()
 
     def roll_back(self) -> None:
@@ -139,7 +135,16 @@ class Recovery:
                 self.lose_producer(exc)
         parts.checkpoint.drop()
         parts.consumer.hold()
-        self.steps.rewind |= parts.consumer.owned - self.steps.restore
+        # A partition that has yet to be restored starts at what is committed anyway.
+        self.steps.rewind |= parts.consumer.owned & self._restored
+
+    def give_up(self, partitions: set[int]) -> None:
+        """Drop partitions that are no longer ours, the handler's state of them too."""
+        self.steps.rewind -= partitions
+        self.steps.restore -= partitions
+        self._restored -= partitions
+        self._parts.checkpoint.forget(partitions)
+        self._parts.handler.revoked(sorted(partitions))
 
     def lose_producer(self, error: PenstockError) -> None:
         """Have a new producer made in place of one whose state nobody knows.
