@@ -27,10 +27,11 @@ from penstock_cli.options import (
     recorded_state,
     stack_config,
 )
+from penstock_cli.progress import Progress
 
 if TYPE_CHECKING:
     from penstock_stack.component import Component, StackConfig
-    from penstock_stack.state import ComponentState, StackState
+    from penstock_stack.state import StackState
     from penstock_stack.supervisor import Supervisor
 
 READY_WITHIN_S = 900.0
@@ -96,7 +97,7 @@ def _supervised(config: StackConfig) -> Iterator[Supervisor]:
     from penstock_stack.supervisor import supervised
 
     with supervised(config, components(config)) as supervisor:
-        progress = _Progress()
+        progress = Progress()
         supervisor.listen(progress.show)
         yield supervisor
 
@@ -112,31 +113,6 @@ def _interruption() -> Iterator[threading.Event]:
     finally:
         for number, handler in zip(numbers, old, strict=True):
             signal.signal(number, handler)
-
-
-class _Progress:
-    """Prints each change of a component once."""
-
-    def __init__(self) -> None:
-        self._shown: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def show(self, state: StackState) -> None:
-        """Print what is new in ``state``."""
-        with self._lock:
-            for name, component in state.components.items():
-                if self._shown.get(name, "waiting") == component.state:
-                    continue
-                self._shown[name] = component.state
-                console.note(f"  {name:<24} {_what(component)}")
-
-
-def _what(component: ComponentState) -> str:
-    if component.state in ("ready", "done") and not component.restarts:
-        return f"{component.state} after {component.ready_after_s} s"
-    if component.state in ("restarting", "failed") and component.error:
-        return f"{component.state}: {component.error.splitlines()[0]}"
-    return component.state
 
 
 def start_detached(config: StackConfig) -> None:
@@ -158,8 +134,8 @@ def start_detached(config: StackConfig) -> None:
             console.note(f"already running on {config.data_dir}")
             return
         raise ConfigError(f"a stack on {config.data_dir} is {state.phase}; see 'penstock status'")
+    config.logs.mkdir(parents=True, exist_ok=True)
     log = config.logs / "supervisor.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     size = log.stat().st_size if log.exists() else 0
     child = _spawn_foreground(config, log)
     with _interruption() as interrupted:
@@ -194,7 +170,7 @@ def _follow(
     child: subprocess.Popen[bytes], config: StackConfig, interrupted: threading.Event
 ) -> bool:
     """Show the child's progress until it is ready (True) or has ended (False)."""
-    progress = _Progress()
+    progress = Progress()
     deadline = time.monotonic() + READY_WITHIN_S
     while child.poll() is None:
         state = recorded_state(config.data_dir)

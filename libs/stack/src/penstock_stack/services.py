@@ -32,14 +32,12 @@ def services(config: StackConfig, apply_topics: Callable[[], None]) -> list[Comp
         name=TOPICS, action=apply_topics, needs=("kafka", "registry"), stage=Stage.SERVICE
     )
     jobs = [_first_model(config, folder) for folder in config.pipelines]
-    # A pipeline that has been served before has its feature store and its model on disk: its
-    # services need not wait for the job that only checks them.
-    first = tuple(
-        job.name
-        for job, folder in zip(jobs, config.pipelines, strict=True)
-        if not _was_served(config, folder)
-    )
-    return [topics, *jobs, _ingest(config, first), _inference(config, first)]
+    # What has been served before has its topics, its feature store and its model on disk. Its
+    # services need not wait for those who only check them; for a registry or a model server that
+    # still starts they wait themselves, as they would after an outage.
+    served = all(_was_served(config, folder) for folder in config.pipelines)
+    needs = () if served else (TOPICS, "triton", *(job.name for job in jobs))
+    return [topics, *jobs, _ingest(config, needs), _inference(config, needs)]
 
 
 def first_model_name(folder: Path) -> str:
@@ -89,14 +87,14 @@ def _common(config: StackConfig, prefix: str, port_name: str) -> dict[str, str]:
     }
 
 
-def _ingest(config: StackConfig, first: tuple[str, ...]) -> Component:
+def _ingest(config: StackConfig, needs: tuple[str, ...]) -> Component:
     environment = _common(config, "PENSTOCK_INGEST_", "INGEST")
     port = config.endpoints.port("INGEST")
     return Component(
         name="ingest",
         prepare=lambda: Launch((sys.executable, "-m", "penstock_ingest"), environment),
         is_ready=lambda: probes.http_ok(port, "/ready"),
-        needs=(TOPICS, *first),
+        needs=("kafka", *needs),
         ports=("INGEST",),
         endpoint=config.endpoints.url("INGEST"),
         deadline_s=_SERVICE_DEADLINE_S,
@@ -105,7 +103,7 @@ def _ingest(config: StackConfig, first: tuple[str, ...]) -> Component:
     )
 
 
-def _inference(config: StackConfig, first: tuple[str, ...]) -> Component:
+def _inference(config: StackConfig, needs: tuple[str, ...]) -> Component:
     endpoints = config.endpoints
     prefix = "PENSTOCK_INFERENCE_"
     environment = {
@@ -122,7 +120,7 @@ def _inference(config: StackConfig, first: tuple[str, ...]) -> Component:
             probes.http_ok(endpoints.port("INFERENCE"), "/ready")
             and probes.http_ok(endpoints.port("GATEWAY"), "/v2/health/ready")
         ),
-        needs=(TOPICS, "ray", "triton", *first),
+        needs=("kafka", "ray", *needs),
         restarts_with=("ray",),
         ports=("INFERENCE", "GATEWAY"),
         endpoint=endpoints.url("INFERENCE"),

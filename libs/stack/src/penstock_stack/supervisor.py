@@ -137,6 +137,7 @@ def supervised(config: StackConfig, components: Sequence[Component]) -> Iterator
         The stack does not come up.
     """
     check_wiring(components)
+    config.logs.mkdir(parents=True, exist_ok=True)
     with sole_supervisor(config.run):
         adopted = _survivors(config, components)
         state = StateFile(config.run, _initial_state(config, components))
