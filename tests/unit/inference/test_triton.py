@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from penstock_inference.triton import ERRORS, ScoringCall, ServedModel, translated
+from penstock_inference.triton import ScoringCall, ServedModel
+from penstock_inference.triton_errors import ERRORS, translated
 from penstock_schemas.errors import (
     FatalError,
     ModelRejected,

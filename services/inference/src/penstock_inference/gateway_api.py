@@ -5,18 +5,13 @@ Built over a small service object per pipeline, so that it can be tested without
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass
 from importlib.metadata import version as package_version
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-import numpy as np
-import pyarrow as pa
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from penstock_schemas.errors import ModelRejected, RecordError, RetryableError
@@ -25,69 +20,15 @@ from penstock_inference import oip
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.pipeline import (
     EventVector,
-    Signature,
-    Vectors,
     decisions,
-    prediction_columns,
 )
+from penstock_inference.request_numbers import row_of_numbers
+from penstock_inference.rest_service import PipelineService, now_ms
 from penstock_inference.routing import Route
-from penstock_inference.scoring import Scored, Scorer
 from penstock_inference.settings import GatewaySettings
-from penstock_inference.tensors import Matrix
 
 FEATURES_FORM: Final = frozenset({"features", "event_id"})
 """Keys of a /predict body that gives the features themselves."""
-
-
-class Publisher(Protocol):
-    """Takes predictions that were answered; `RestPredictions` in service."""
-
-    def publish(self, key: bytes | None, predictions: pa.RecordBatch) -> None:
-        """Queue predictions, or drop and count them."""
-
-
-@dataclass(frozen=True, slots=True)
-class PipelineService:
-    """One pipeline behind REST.
-
-    Parameters
-    ----------
-    width
-        Number of features.
-    vector
-        Makes the vector of an event; blocking, runs on ``executor``.
-    """
-
-    signature: Signature
-    width: int
-    scorer: Scorer
-    publisher: Publisher
-    vector: Callable[[bytes], EventVector]
-    executor: Executor | None = None
-
-    async def event_vector(self, body: bytes) -> EventVector:
-        """Return the vector of an event given by its named fields."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.executor, self.vector, body)
-
-    def publish(
-        self, key: str | None, ids: list[str], time_ms: int, scored: Scored, m: Matrix
-    ) -> None:
-        """Queue what was answered for the topic of REST predictions."""
-        n = len(ids)
-        times = pa.array(np.full(n, time_ms, dtype="datetime64[ms]"))
-        origin = pa.nulls(
-            n,
-            pa.struct({"topic": pa.string(), "partition": pa.int32(), "offset": pa.int64()}),
-        )
-        vectors = Vectors(pa.array(ids, pa.string()), times, m, origin)
-        route = scored.route
-        self.publisher.publish(
-            None if key is None else key.encode(),
-            prediction_columns(
-                vectors, scored.scores, route.version, route.variant, self.signature, _now_ms()
-            ),
-        )
 
 
 class UnknownModelError(Exception):
@@ -239,7 +180,7 @@ def _add_infer(
         request_id = asked.id or uuid.uuid4().hex
         rows = len(asked.matrix)
         ids = [request_id] if rows == 1 else [f"{request_id}-{row}" for row in range(rows)]
-        service.publish(None, ids, _now_ms(), scored, asked.matrix)
+        service.publish(None, ids, now_ms(), scored, asked.matrix)
         content, headers = oip.answer(name, route, asked, scored.scores)
         return Response(content, headers=headers)
 
@@ -271,12 +212,12 @@ def _add_predict(app: FastAPI, services: Mapping[str, PipelineService]) -> None:
 
 
 def _from_features(fields: dict[str, Any], width: int) -> EventVector:
-    matrix = oip.row_of_numbers(fields["features"], width)
+    matrix = row_of_numbers(fields["features"], width)
     event_id = fields.get("event_id")
     return EventVector(
         event_id=event_id if isinstance(event_id, str) and event_id else uuid.uuid4().hex,
         key="",
-        time_ms=_now_ms(),
+        time_ms=now_ms(),
         inputs={"features": fields["features"]},
         matrix=matrix,
     )
@@ -291,7 +232,3 @@ def _refuse_encoding(request: Request) -> None:
             expected="identity",
             got=encoding[:20],
         )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
-from penstock_schemas.errors import ModelRejected, ModelUnavailable, RecordError, ShapeMismatch
+from penstock_schemas.errors import ModelRejected, ModelUnavailable, ShapeMismatch
 from penstock_streaming.handler import (
     Completed,
     HandledBatch,
@@ -20,6 +20,7 @@ from penstock_streaming.handler import (
     StatelessHandler,
 )
 
+from penstock_inference.batch_work import BatchWork
 from penstock_inference.isolation import isolate
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.pipeline import Signature, Vectors, origin_column, prediction_columns
@@ -118,7 +119,7 @@ class InferenceHandler(StatelessHandler):
         matrix, good, errors = feature_matrix(columns.column("features"), route.model.width)
         origin = origin_column(batch, rows, columns.column("origin"))
         vectors = Vectors(columns.column("event_id"), columns.column("event_time"), matrix, origin)
-        work = _Work(batch, route, vectors, rows)
+        work = BatchWork(batch, route, vectors, rows)
         work.dead.extend(decoded.errors)
         if len(decoded.tombstones):
             work.skipped["tombstone"] = len(decoded.tombstones)
@@ -137,7 +138,9 @@ class InferenceHandler(StatelessHandler):
         call = self.model.scorer.start(route.model, matrix, self.model.timeout_s)
         return PendingPredictions(self, work, call)
 
-    def score(self, work: _Work, call: ScoringCall, timeout_s: float) -> tuple[Matrix, RowErrors]:
+    def score(
+        self, work: BatchWork, call: ScoringCall, timeout_s: float
+    ) -> tuple[Matrix, RowErrors]:
         """Return the scores of a batch and the rows that have none; finds a failing row.
 
         Raises
@@ -171,7 +174,7 @@ class InferenceHandler(StatelessHandler):
             self._probes = {model.name: matrix[good : good + 1].copy()}
         return scores, errors
 
-    def finish(self, work: _Work, scores: Matrix, errors: RowErrors) -> HandledBatch:
+    def finish(self, work: BatchWork, scores: Matrix, errors: RowErrors) -> HandledBatch:
         """Return the outcome of every row of a scored batch."""
         if errors:
             kept = np.delete(np.arange(len(work.rows)), [row for row, _ in errors])
@@ -201,44 +204,10 @@ class InferenceHandler(StatelessHandler):
         return work.handled([output])
 
 
-@dataclass(slots=True)
-class _Work:
-    """A batch between submit and result.
-
-    Parameters
-    ----------
-    vectors
-        The rows that are still good.
-    rows
-        Row in the batch of each, ascending.
-    """
-
-    batch: MessageBatch
-    route: Route
-    vectors: Vectors
-    rows: Rows
-    dead: list[tuple[int, RecordError]] = field(default_factory=list)
-    origins: dict[int, str] = field(default_factory=dict)
-    skipped: dict[str, int] = field(default_factory=dict)
-
-    def drop(self, errors: Sequence[tuple[int, RecordError]]) -> None:
-        """Note rows, counted within the still good ones, as dead letters."""
-        for at, error in errors:
-            row = int(self.rows[at])
-            place = self.vectors.origin[at].as_py()
-            self.dead.append((row, error))
-            self.origins[row] = f"{place['topic']}/{place['partition']}/{place['offset']}"
-
-    def handled(self, outputs: list[OutputColumns]) -> HandledBatch:
-        """Return the outcome of every row."""
-        self.dead.sort(key=lambda item: item[0])
-        return HandledBatch(outputs, self.dead, self.skipped, len(self.rows), self.origins)
-
-
 class PendingPredictions:
     """A batch that is with the model."""
 
-    def __init__(self, handler: InferenceHandler, work: _Work, call: ScoringCall) -> None:
+    def __init__(self, handler: InferenceHandler, work: BatchWork, call: ScoringCall) -> None:
         self._handler = handler
         self._work = work
         self._call = call

@@ -14,16 +14,15 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-from penstock_schemas.errors import DecodeError, RecordError, SchemaError, ShapeMismatch
+from penstock_schemas.errors import DecodeError, SchemaError, ShapeMismatch
 
+from penstock_inference.request_numbers import from_binary, kind, numbers, wrong_width
 from penstock_inference.routing import Route
 from penstock_inference.tensors import Matrix
 from penstock_inference.triton import DTYPE, INPUT, OUTPUT
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 PLATFORM: Final = "penstock"
-LARGEST: Final = float(np.finfo(np.float32).max)
 EXTENSIONS: Final = ("binary_tensor_data",)
 
 
@@ -75,7 +74,7 @@ def parse(body: bytes, header_length: str | None, width: int, max_rows: int) -> 
     matrix = _matrix(tensor, body[split:], width, max_rows)
     request_id = request.get("id", "")
     if not isinstance(request_id, str):
-        raise SchemaError("wrong type", field="id", expected="a string", got=_kind(request_id))
+        raise SchemaError("wrong type", field="id", expected="a string", got=kind(request_id))
     return InferRequest(request_id, matrix, _wants_binary(request))
 
 
@@ -92,36 +91,14 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as exc:
         raise DecodeError("invalid JSON", expected="a JSON object", got=str(exc)[:80]) from exc
     if not isinstance(value, dict):
-        raise DecodeError("invalid JSON", expected="a JSON object", got=_kind(value))
+        raise DecodeError("invalid JSON", expected="a JSON object", got=kind(value))
     return value
-
-
-def row_of_numbers(values: Any, width: int) -> Matrix:
-    """Return a JSON list of features as a matrix of one row.
-
-    Raises
-    ------
-    RecordError
-        It is not a list of ``width`` finite numbers.
-
-    Examples
-    --------
-    >>> row_of_numbers([1, 2.5], 2).tolist()
-    [[1.0, 2.5]]
-    """
-    if not isinstance(values, list):
-        raise SchemaError(
-            "wrong type", field=INPUT, expected="a list of numbers", got=_kind(values)
-        )
-    if len(values) != width:
-        raise _wrong_width(width, len(values))
-    return _numbers(values).reshape(1, width)
 
 
 def _only_input(request: dict[str, Any]) -> dict[str, Any]:
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        got = f"{len(inputs)} tensors" if isinstance(inputs, list) else _kind(inputs)
+        got = f"{len(inputs)} tensors" if isinstance(inputs, list) else kind(inputs)
         raise ShapeMismatch("wrong inputs", field="inputs", expected=f"[{INPUT}]", got=got)
     tensor: dict[str, Any] = inputs[0]
     for field, expected in (("name", INPUT), ("datatype", DTYPE)):
@@ -144,7 +121,7 @@ def _matrix(tensor: dict[str, Any], raw: bytes, width: int, max_rows: int) -> Ma
         )
     rows, columns = shape  # type: ignore[misc] # checked above
     if columns != width:
-        raise _wrong_width(width, columns)
+        raise wrong_width(width, columns)
     if not 1 <= rows <= max_rows:
         raise ShapeMismatch(
             "wrong number of rows",
@@ -154,9 +131,9 @@ def _matrix(tensor: dict[str, Any], raw: bytes, width: int, max_rows: int) -> Ma
         )
     size = _parameters(tensor).get("binary_data_size")
     if size is not None:
-        values = _from_binary(raw, size, rows * width)
+        values = from_binary(raw, size, rows * width)
     else:
-        values = _numbers(tensor.get("data"))
+        values = numbers(tensor.get("data"))
     if values.size != rows * width:
         raise ShapeMismatch(
             "data and shape differ",
@@ -167,71 +144,11 @@ def _matrix(tensor: dict[str, Any], raw: bytes, width: int, max_rows: int) -> Ma
     return values.reshape(rows, width)
 
 
-def _from_binary(raw: bytes, size: Any, count: int) -> Matrix:
-    if size != 4 * count or size != len(raw):
-        raise ShapeMismatch(
-            "wrong binary data",
-            field="inputs[0].parameters.binary_data_size",
-            expected=f"{4 * count} bytes",
-            got=f"{size}, with {len(raw)} sent",
-        )
-    values: Matrix = np.frombuffer(raw, dtype="<f4")
-    return _finite(values)
-
-
-def _numbers(data: Any) -> Matrix:
-    """Return JSON numbers, flat or nested, as float32."""
-    flat: list[Any] = []
-    _flatten(data, flat, depth=0)
-    for at, value in enumerate(flat):
-        # A boolean is an int to Python, and a string would be converted silently; the comparison
-        # is False for NaN, and takes an int of any size.
-        if type(value) not in (int, float) or not abs(value) <= LARGEST:
-            raise SchemaError(
-                "wrong value",
-                field=f"{INPUT}[{at}]",
-                expected="a finite 32-bit number",
-                got=str(value)[:20] if type(value) is float else _kind(value),
-            )
-    return np.array(flat, dtype=np.float32)
-
-
-def _flatten(data: Any, into: list[Any], depth: int) -> None:
-    if not isinstance(data, list) or depth > 1:
-        raise SchemaError("wrong type", field="data", expected="lists of numbers", got=_kind(data))
-    if data and isinstance(data[0], list):
-        for part in data:
-            _flatten(part, into, depth + 1)
-    else:
-        into.extend(data)
-
-
-def _finite(values: Matrix) -> Matrix:
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise SchemaError(
-            "wrong value",
-            field=f"{INPUT}[{bad[0]}]",
-            expected="a finite 32-bit number",
-            got=str(values[bad[0]]),
-        )
-    return values
-
-
-def _wrong_width(expected: int, got: int) -> RecordError:
-    return ShapeMismatch(
-        f"expected {expected} features, got {got}",
-        field=INPUT,
-        expected=f"{expected} features",
-        got=str(got),
-    )
-
-
 def _wants_binary(request: dict[str, Any]) -> bool:
     outputs = request.get("outputs") or []
     wanted = _parameters(request).get("binary_data_output", False)
     if not isinstance(outputs, list):
-        raise SchemaError("wrong type", field="outputs", expected="a list", got=_kind(outputs))
+        raise SchemaError("wrong type", field="outputs", expected="a list", got=kind(outputs))
     for at, output in enumerate(outputs):
         name = output.get("name") if isinstance(output, dict) else None
         if name != OUTPUT:
@@ -246,13 +163,9 @@ def _parameters(node: dict[str, Any]) -> dict[str, Any]:
     parameters = node.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise SchemaError(
-            "wrong type", field="parameters", expected="an object", got=_kind(parameters)
+            "wrong type", field="parameters", expected="an object", got=kind(parameters)
         )
     return parameters
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else type(value).__name__
 
 
 def answer(
