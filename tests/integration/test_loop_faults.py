@@ -155,7 +155,8 @@ def test_a_rival_for_our_id_is_fenced_in_turn(world: LoopWorld, run: MakeRunner)
     world.await_end(60)
     runner.stop()
     assert runner.error is None
-    assert runner.count("penstock_transactions_total", result="recreated") == 1
+    # The rival's own attempts go on while ours do: each may be fenced more than once.
+    assert 1 <= runner.count("penstock_transactions_total", result="recreated") <= 3
     world.assert_exactly_once()
 
 

@@ -151,7 +151,7 @@ class LoopSettings(BaseModel):
     retry_max_wait_s: PositiveFloat = 10.0
     """Longest wait between two attempts while a dependency is away, seconds. Attempts go on until
     it is back: an outage is never drained into the dead letters."""
-    fenced_budget: int = Field(default=1, ge=0)
+    fenced_budget: int = Field(default=3, ge=0)
     """Re-creations of a producer that reports itself fenced, per ten minutes; beyond it the
     worker exits. Our transactional id is ours alone, so the usual cause is our own time-out."""
     max_output_bytes: PositiveInt = 1_000_000
