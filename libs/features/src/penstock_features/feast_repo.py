@@ -9,14 +9,14 @@ import importlib.util
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import yaml
 from penstock_schemas.errors import ConfigError
+
+from penstock_features.feast_import import import_feast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,27 +28,10 @@ SQLITE_TIMEOUT_S = 10.0
 
 def open_store(repo_dir: Path) -> Any:
     """Return the ``feast.FeatureStore`` of a repository; Feast is imported here, it is slow."""
-    os.environ["FEAST_USAGE"] = "False"  # older releases reported usage unless told otherwise
-    with _no_recompiling():
-        from feast import FeatureStore
+    import_feast()
+    from feast import FeatureStore
 
     return FeatureStore(repo_path=str(repo_dir))
-
-
-@contextmanager
-def _no_recompiling() -> Iterator[None]:
-    """Import Feast without typeguard's decorator, which compiles each of its classes anew.
-
-    That is two of the five seconds of processor time of the import, at every start of every process
-    that uses Feast; the checks it adds are of Feast's own calls.
-    """
-    import typeguard
-
-    def unchanged(target: Any = None, **_: Any) -> Any:
-        return target if target is not None else unchanged
-
-    with mock.patch.object(typeguard, "typechecked", unchanged):
-        yield
 
 
 def apply_definitions(pipeline_dir: Path, repo_dir: Path) -> None:

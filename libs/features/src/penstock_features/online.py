@@ -16,6 +16,7 @@ from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.errors import ConfigError, FeatureStoreUnavailable
 
 from penstock_features.arrow_columns import Floats
+from penstock_features.feast_import import import_feast
 from penstock_features.feast_repo import open_store
 from penstock_features.online_cache import OnlineCache, SqliteVersion
 
@@ -172,6 +173,7 @@ class _OneCall:
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn what Feast and its stores raise when they are away into our error."""
+    import_feast()
     from feast.errors import FeastError
     from google.protobuf.message import DecodeError  # a registry file that is just being written
 
