@@ -11,8 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import psutil
-from confluent_kafka import Consumer, IsolationLevel, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient, OffsetSpec
+
+_NO_LEADER_YET = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
+"""A topic just made answers so for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +65,12 @@ def _stable_offsets(admin: AdminClient, topic: str, partitions: int) -> dict[int
     answers = admin.list_offsets(
         request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=10
     )
-    return {tp.partition: f.result().offset for tp, f in answers.items()}
+    try:
+        return {tp.partition: f.result().offset for tp, f in answers.items()}
+    except KafkaException as exc:
+        if exc.args[0].code() in _NO_LEADER_YET:
+            return {}
+        raise
 
 
 def _usage(pids: list[int]) -> tuple[float, float]:

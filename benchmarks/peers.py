@@ -173,6 +173,7 @@ class Penstock:
             run_id="",
             state="serving",
         )
+        workloads.create_topic(self._kafka.bootstrap_servers, f"{name}.models.v1", partitions=1)
         routing = RoutingTopic(self._kafka, self._registry, f"{name}.models.v1", name)
         now = time.time_ns() // 1_000_000
         routing.write(lambda _: RoutingState(name, 1, now, "bench", (version,)), timeout_s=30)

@@ -60,10 +60,10 @@ def payloads(schema_id: int, seed: int = 1) -> list[bytes]:
     return out
 
 
-def create_topic(bootstrap: str, topic: str) -> None:
-    """Create an empty topic of `PARTITIONS` partitions."""
+def create_topic(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
+    """Create an empty topic."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(timeout=30)
+    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(timeout=30)
 
 
 def fill(bootstrap: str, topic: str, records: int, schema_id: int) -> None:
