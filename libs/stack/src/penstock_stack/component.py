@@ -149,3 +149,20 @@ class StackConfig:
     def feast(self) -> Path:
         """Root of the feature repositories, one folder per pipeline."""
         return self.data_dir / "feast"
+
+    @property
+    def has_served(self) -> bool:
+        """Whether every pipeline had its first model ready here before.
+
+        Then topics, feature stores and models are on disk, and what only checks them may take its
+        time.
+        """
+        return bool(self.pipelines) and all(
+            self.first_model_done(folder).is_file()
+            and any(self.models.glob(f"{folder.name}__*/1/model.onnx"))
+            for folder in self.pipelines
+        )
+
+    def first_model_done(self, folder: Path) -> Path:
+        """Return the file that says that a pipeline's first-model job has ended well."""
+        return self.run / f"first-model-{folder.name}.done"

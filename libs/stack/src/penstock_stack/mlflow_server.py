@@ -16,6 +16,8 @@ def mlflow(config: StackConfig) -> Component:
         name="mlflow",
         prepare=lambda: _prepare(config),
         is_ready=lambda: probes.http_ok(port, "/health"),
+        # The longest chain of a later start is Ray, then inference: MLflow gives way to Ray.
+        needs=("ray",) if config.has_served else (),
         ports=("MLFLOW",),
         endpoint=config.endpoints.url("MLFLOW"),
         deadline_s=120.0,

@@ -35,19 +35,13 @@ def services(config: StackConfig, apply_topics: Callable[[], None]) -> list[Comp
     # What has been served before has its topics, its feature store and its model on disk. Its
     # services need not wait for those who only check them; for a registry or a model server that
     # still starts they wait themselves, as they would after an outage.
-    served = all(_was_served(config, folder) for folder in config.pipelines)
-    needs = () if served else (TOPICS, "triton", *(job.name for job in jobs))
+    needs = () if config.has_served else (TOPICS, "triton", *(job.name for job in jobs))
     return [topics, *jobs, _ingest(config, needs), _inference(config, needs)]
 
 
 def first_model_name(folder: Path) -> str:
     """Return the name of a pipeline's first-model job."""
     return f"first-model-{folder.name}"
-
-
-def _was_served(config: StackConfig, folder: Path) -> bool:
-    models = config.models.glob(f"{folder.name}__*/1/model.onnx")
-    return (config.run / f"{first_model_name(folder)}.done").is_file() and any(models)
 
 
 def _first_model(config: StackConfig, folder: Path) -> Component:
@@ -67,11 +61,11 @@ def _first_model(config: StackConfig, folder: Path) -> Component:
         name=first_model_name(folder),
         prepare=lambda: Launch(argv),
         needs=(TOPICS, "triton", "mlflow"),
-        on_done=(config.run / f"{first_model_name(folder)}.done").touch,
+        on_done=config.first_model_done(folder).touch,
         deadline_s=_FIRST_MODEL_DEADLINE_S,
         stage=Stage.SERVICE,
         # At the first start everything waits for it; later it only checks what is there.
-        niceness=10 if _was_served(config, folder) else 0,
+        niceness=10 if config.has_served else 0,
     )
 
 
