@@ -33,6 +33,17 @@ class Run:
     started: Callable[[], AbstractContextManager[Pids]]
 
 
+def _own(process: subprocess.Popen[bytes], log: Path, more: Pids = list) -> Pids:
+    """Return a contender's processes; asking for them fails once the contender has ended."""
+
+    def pids() -> list[int]:
+        if process.poll() is not None:
+            raise RuntimeError(f"exited with {process.returncode}: {log.read_text()[-800:]}")
+        return [process.pid, *more()]
+
+    return pids
+
+
 @contextmanager
 def _process(
     argv: list[str], environment: dict[str, str], log: Path
@@ -75,8 +86,9 @@ class BareLoop:
         @contextmanager
         def started() -> Iterator[Pids]:
             argv = [sys.executable, str(self.script)]
-            with _process(argv, environment, self._logs / f"{output}.log") as process:
-                yield lambda: [process.pid]
+            log = self._logs / f"{output}.log"
+            with _process(argv, environment, log) as process:
+                yield _own(process, log)
 
         return Run(output, started)
 
@@ -139,8 +151,9 @@ class Penstock:
         @contextmanager
         def started() -> Iterator[Pids]:
             argv = [sys.executable, "-m", "penstock_inference"]
-            with _process(argv, environment, self._data_dir / f"{name}.log") as process:
-                yield lambda: [process.pid, *self._replicas(run_dir), *self._triton()]
+            log = self._data_dir / f"{name}.log"
+            with _process(argv, environment, log) as process:
+                yield _own(process, log, lambda: [*self._replicas(run_dir), *self._triton()])
 
         return Run(output, started)
 
@@ -157,9 +170,11 @@ class Penstock:
             f"topics: {{features: {self.input_topic}, predictions: {output}}}\n"
             "event: {key: entity_id}\n"
             f"features:\n{features}"
-            "model: {bootstrap: {data: unused.csv}}\n",
+            "model: {bootstrap: {data: history.csv}}\n",
             encoding="utf-8",
         )
+        # Named because a pipeline needs one; the model here is made, not trained.
+        (folder / "history.csv").write_text("label\n", encoding="utf-8")
         return folder
 
     def _route(self, name: str) -> None:
