@@ -110,8 +110,10 @@ def test_store_replaced_by_another_file_is_opened_anew(repo: Path, config: Pipel
 
 
 def test_views_that_expire_are_read_every_time(
-    repo: Path, config: PipelineConfig, tmp_path: Path
+    repo: Path, config: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    apply_definitions(tmp_path / "tiny", repo)
     expiring = DEFINITIONS.replace("days=0", "days=1")
     (tmp_path / "tiny" / "features.py").write_text(expiring)
     apply_definitions(tmp_path / "tiny", repo)

@@ -10,7 +10,9 @@ import os
 import sqlite3
 import sys
 from contextlib import closing
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -100,12 +102,25 @@ def _write_settings(pipeline: str, repo_dir: Path) -> None:
     os.replace(aside, path)
 
 
+class _FromSource(SourceFileLoader):
+    """Compiles the definitions each time: bytecode is told apart by second and size only.
+
+    An edit within the second, such as another ttl of as many digits, would be missed; and a
+    pipeline's folder stays free of what is not its user's.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the code of the file as it is now."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _feast_objects(definitions: Path) -> list[Any]:
     from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
     from feast.data_source import DataSource
 
     name = f"penstock_feature_definitions_{definitions.parent.name.replace('-', '_')}"
-    spec = importlib.util.spec_from_file_location(name, definitions)
+    loader = _FromSource(name, str(definitions))
+    spec = importlib.util.spec_from_file_location(name, definitions, loader=loader)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{definitions}: expected a Python module")
     module = importlib.util.module_from_spec(spec)
