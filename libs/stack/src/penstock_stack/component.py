@@ -68,6 +68,8 @@ class Component:
         Runs inside the supervisor instead of a process; done when it returns.
     on_done
         Called when a job has ended well.
+    on_stopped
+        Called when the stack has stopped it: tidies up.
     needs
         Components that must be ready first.
     restarts_with
@@ -91,6 +93,7 @@ class Component:
     is_ready: Callable[[], bool] | None = None
     action: Callable[[], None] | None = None
     on_done: Callable[[], None] | None = None
+    on_stopped: Callable[[], None] | None = None
     needs: tuple[str, ...] = ()
     restarts_with: tuple[str, ...] = ()
     ports: tuple[str, ...] = ()

@@ -58,6 +58,7 @@ def ray_head(config: StackConfig) -> Component:
         name="ray",
         prepare=lambda: _prepare(config),
         is_ready=is_ready,
+        on_stopped=lambda: _keep_logs(config),
         ports=("RAY", *hidden),
         endpoint=config.endpoints.url("RAY"),
         deadline_s=90.0,
@@ -70,11 +71,9 @@ def _prepare(config: StackConfig) -> Launch:
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32), "ascii")
     temp = ray_temp_dir(config.data_dir)
-    shutil.rmtree(temp, ignore_errors=True)  # sockets and logs of an earlier session
-    logs = config.logs / "ray"
-    logs.unlink(missing_ok=True)
-    logs.parent.mkdir(parents=True, exist_ok=True)
-    logs.symlink_to(temp / "session_latest" / "logs")
+    _keep_logs(config)  # of a session that nobody stopped
+    config.logs.mkdir(parents=True, exist_ok=True)
+    (config.logs / "ray").symlink_to(temp / "session_latest" / "logs")
     port = config.endpoints.port
     first_worker = port("RAY_WORKERS")
     flags = {
@@ -100,3 +99,19 @@ def _prepare(config: StackConfig) -> Launch:
     environment = ray_environment(config)
     del environment["RAY_ADDRESS"]  # `ray start --head` refuses to start with an address
     return Launch((sys.executable, *argv, *_LESS), environment)
+
+
+def _keep_logs(config: StackConfig) -> None:
+    """Move the logs of the last session to where all logs are, and remove Ray's own folder.
+
+    While Ray runs, ``logs/ray`` is a link into that folder; afterwards, as ``logs/ray-last``, they
+    are files.
+    """
+    temp = ray_temp_dir(config.data_dir)
+    link, kept = config.logs / "ray", config.logs / "ray-last"
+    link.unlink(missing_ok=True)
+    session = temp / "session_latest" / "logs"
+    if session.is_dir():
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(session, kept, ignore_dangling_symlinks=True)
+    shutil.rmtree(temp, ignore_errors=True)

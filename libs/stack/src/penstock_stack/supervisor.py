@@ -117,6 +117,8 @@ class Supervisor:
             processes.wait_gone(alive, min(grace_s, max(0.5, deadline - time.monotonic())))
             for unit in units:
                 killed = processes.sweep(self._config.data_dir, unit.component.name)
+                if unit.component.on_stopped is not None:
+                    unit.component.on_stopped()
                 self._state.change_component(unit.component.name, state="stopped", process=None)
                 if killed:
                     _log.info("%s: %d processes had to be killed", unit.component.name, killed)
