@@ -143,6 +143,8 @@ def _download(entry: LockedArtifact, cache: Path) -> None:
     """Download one file into a folder of its own and rename it into the cache when complete."""
     from jgo.maven import MavenContext  # slow import, and needed only for a cold cache
 
+    if bundle := os.environ.get("SSL_CERT_FILE"):
+        os.environ.setdefault("REQUESTS_CA_BUNDLE", bundle)  # the name its HTTP client knows
     aside = cache / f"maven.{os.getpid()}.aside" / entry.sha256[:16]
     group, artifact, version, classifier, packaging = entry.coordinate.split(":")
     remote = os.environ.get("PENSTOCK_MAVEN_URL")
