@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from penstock_schemas.errors import ConfigError
+from penstock_streaming import service_settings
 from penstock_streaming.registry import RegistrySettings
 from penstock_streaming.settings import KafkaSettings, LoopSettings
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX: Final = "PENSTOCK_INFERENCE_"
@@ -111,36 +103,5 @@ class InferenceSettings(BaseSettings):
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> InferenceSettings:
-    """Read the settings and refuse names that mean nothing.
-
-    Raises
-    ------
-    ConfigError
-        Naming each setting that is unknown or out of range.
-    """
-    names = os.environ if environment is None else environment
-    unknown = sorted(name for name in names if name.upper().startswith(PREFIX) and _unknown(name))
-    if unknown:
-        known = ", ".join(_variable(field) for field in InferenceSettings.model_fields)
-        raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {known}")
-    try:
-        return InferenceSettings()
-    except ValidationError as exc:
-        lines = [
-            f"{_variable(str(error['loc'][0]), *map(str, error['loc'][1:]))}: {error['msg']}"
-            for error in exc.errors(include_url=False, include_input=False)
-        ]
-        raise ConfigError("; ".join(lines)) from exc
-
-
-def _variable(field: str, *inner: str) -> str:
-    if field in ("threshold", "MODEL_THRESHOLD"):
-        return "MODEL_THRESHOLD"
-    return PREFIX + "__".join((field, *inner)).upper()
-
-
-def _unknown(name: str) -> bool:
-    if name.upper() in KNOWN_TO_THE_STACK:
-        return False
-    first = name.upper().removeprefix(PREFIX).partition("__")[0].lower()
-    return first == "threshold" or first not in InferenceSettings.model_fields
+    """Read the settings; see `penstock_streaming.service_settings.load_settings`."""
+    return service_settings.load_settings(InferenceSettings, KNOWN_TO_THE_STACK, environment)

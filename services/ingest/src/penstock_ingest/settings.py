@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from penstock_schemas.errors import ConfigError
+from penstock_streaming import service_settings
 from penstock_streaming.registry import RegistrySettings
 from penstock_streaming.settings import KafkaSettings, LoopSettings
-from pydantic import Field, PositiveFloat, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import Field, PositiveFloat
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX: Final = "PENSTOCK_INGEST_"
 KNOWN_TO_THE_STACK: Final = frozenset({"PENSTOCK_INGEST_PORT"})
@@ -57,30 +56,5 @@ class IngestSettings(BaseSettings):
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> IngestSettings:
-    """Read the settings and refuse names that mean nothing.
-
-    Raises
-    ------
-    ConfigError
-        Naming each setting that is unknown or out of range.
-    """
-    names = os.environ if environment is None else environment
-    unknown = sorted(name for name in names if name.upper().startswith(PREFIX) and _unknown(name))
-    if unknown:
-        known = ", ".join(PREFIX + field.upper() for field in IngestSettings.model_fields)
-        raise ConfigError(f"unknown setting {', '.join(unknown)}; known are {known}")
-    try:
-        return IngestSettings()
-    except SettingsError as exc:
-        raise ConfigError(f"{PREFIX}…: {exc}; lists and nested values are JSON") from exc
-    except ValidationError as exc:
-        lines = [
-            f"{PREFIX}{'__'.join(str(part).upper() for part in error['loc'])}: {error['msg']}"
-            for error in exc.errors(include_url=False, include_input=False)
-        ]
-        raise ConfigError("; ".join(lines)) from exc
-
-
-def _unknown(name: str) -> bool:
-    first = name.upper().removeprefix(PREFIX).partition("__")[0].lower()
-    return first not in IngestSettings.model_fields and name.upper() not in KNOWN_TO_THE_STACK
+    """Read the settings; see `penstock_streaming.service_settings.load_settings`."""
+    return service_settings.load_settings(IngestSettings, KNOWN_TO_THE_STACK, environment)
