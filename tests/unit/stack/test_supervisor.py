@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from penstock_schemas.errors import ConfigError
-from penstock_stack import processes
+from penstock_stack import liveness, processes
 from penstock_stack.component import Component, ComponentFailed, Launch, StackConfig, Stage
 from penstock_stack.endpoints import Endpoints
 from penstock_stack.state import StackState, read_state
@@ -105,6 +105,21 @@ def test_a_dead_component_is_started_again(config: StackConfig, until: Until) ->
         until(lambda: state(config).components["part"].restarts == 1)
         until(lambda: state(config).components["part"].state == "ready")
         assert pid_of(config, "part") != old
+
+
+def test_a_component_that_says_it_is_not_live_is_started_again(
+    config: StackConfig, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "EVERY_S", 0.0)
+    monkeypatch.setattr(liveness, "STUCK_S", 0.3)
+    stuck = threading.Event()
+    with running(config, server(config, "a", is_stuck=stuck.is_set)):
+        first = read_state(config.run).components["a"].process
+        stuck.set()
+        until(lambda: read_state(config.run).components["a"].restarts == 1)
+        stuck.clear()
+        until(lambda: read_state(config.run).components["a"].state == "ready")
+        assert read_state(config.run).components["a"].process != first
 
 
 def test_what_depends_on_a_restarted_component_restarts_with_it(

@@ -84,6 +84,8 @@ class Component:
         Time to drain after SIGTERM, seconds; SIGKILL after it.
     stage
         When it stops.
+    is_stuck
+        Says that it runs but does not work any more; None where only its exit tells.
     niceness
         How far it stands back for others when processors are short, 0 to 19.
     """
@@ -101,6 +103,7 @@ class Component:
     deadline_s: float = 60.0
     stop_s: float = 3.0
     stage: Stage = Stage.INFRASTRUCTURE
+    is_stuck: Callable[[], bool] | None = None
     niceness: int = 0
 
     @property

@@ -26,12 +26,21 @@ def tcp_open(port: int, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
 
 def http_ok(port: int, path: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
     """Say whether ``GET path`` answers with 200."""
+    return _status(port, path, timeout_s) == http.client.OK
+
+
+def says_not_live(port: int, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
+    """Say whether ``GET /live`` answers, and with no; a late answer is no answer."""
+    return _status(port, "/live", timeout_s) == http.client.SERVICE_UNAVAILABLE
+
+
+def _status(port: int, path: str, timeout_s: float) -> int | None:
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == http.client.OK
+        return connection.getresponse().status
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()
 

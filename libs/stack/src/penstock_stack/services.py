@@ -88,6 +88,7 @@ def _ingest(config: StackConfig, needs: tuple[str, ...]) -> Component:
         name="ingest",
         prepare=lambda: Launch((sys.executable, "-m", "penstock_ingest"), environment),
         is_ready=lambda: probes.http_ok(port, "/ready"),
+        is_stuck=lambda: probes.says_not_live(port),
         needs=("kafka", *needs),
         ports=("INGEST",),
         endpoint=config.endpoints.url("INGEST"),

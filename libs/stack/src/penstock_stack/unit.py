@@ -16,6 +16,7 @@ from penstock_schemas.errors import FatalError, RetryableError
 
 from penstock_stack import processes
 from penstock_stack.component import Component, ComponentFailed, StackConfig
+from penstock_stack.liveness import Liveness
 from penstock_stack.log_files import tail
 from penstock_stack.ports import require_free
 from penstock_stack.processes import ProcessIdentity
@@ -212,12 +213,15 @@ class Unit:
 
     def _watch(self, peers: Mapping[str, int]) -> str | None:
         """Return why the component must start again, or None when the stack stops."""
+        liveness = Liveness(self.component.is_stuck)
         while not self._stopping.wait(POLL_S):
             code = self._exit_code()
             if code is not None:
                 return f"ended with exit code {code}" if code != -1 else "ended"
             if self._peer_generations() != peers:
                 return "what it depends on was started again"
+            if liveness.is_lost():
+                return "said that it is not live"
         return None
 
     def _kill(self) -> None:
