@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 from harness.stack import Stack, is_setting
 from harness.tiny_pipeline import write_folder
+from penstock_stack.endpoints import Endpoints
 
-PORT_OFFSET = 15_000
+PORT_OFFSETS = range(15_000, 30_000, 1_010)
 FRAUD = Path(__file__).parents[1] / "pipelines" / "fraud"
 
 
@@ -45,6 +47,20 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("pipelines"))
 
 
+def free_offset() -> int:
+    """Return an offset at which no port of a stack is taken, so that two runs share a machine."""
+    for offset in PORT_OFFSETS:
+        if not any(taken(port) for port in Endpoints.from_environment({}, offset).ports.values()):
+            return offset
+    raise RuntimeError(f"every offset of {PORT_OFFSETS} has a taken port")
+
+
+def taken(port: int) -> bool:
+    """Tell whether something listens on a local port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @pytest.fixture(scope="session")
 def stack(tiny_folder: Path) -> Iterator[Stack]:
     """Return a running stack.
@@ -57,7 +73,7 @@ def stack(tiny_folder: Path) -> Iterator[Stack]:
         yield Stack(Path(named))
         return
     with tempfile.TemporaryDirectory(prefix="penstock-test-") as folder:
-        started = Stack.start(Path(folder), PORT_OFFSET, (FRAUD, tiny_folder))
+        started = Stack.start(Path(folder), free_offset(), (FRAUD, tiny_folder))
         try:
             yield started
         finally:
