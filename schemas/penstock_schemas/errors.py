@@ -51,6 +51,11 @@ class RecordError(PenstockError):
         Step that found it: decode, contract, features, infer, output, produce.
     schema_id
         Registry id of the writer's schema, where it was readable.
+
+    Attributes
+    ----------
+    model
+        The served model that refused the record; set where one did.
     """
 
     dead_letter_class: ClassVar[DeadLetterClass]
@@ -80,6 +85,7 @@ class RecordError(PenstockError):
         self.got = got
         self.stage = stage or self.default_stage
         self.schema_id = schema_id
+        self.model: str | None = None
 
 
 class DecodeError(RecordError):

@@ -115,6 +115,8 @@ def test_each_bad_record_is_dead_in_its_class_and_neighbours_go_on(
     assert list(output.rows) == [0, 7]
     assert handled.origins[3] == "tiny.events.v1/1/1003"
     assert set(handled.origins) == {1, 2, 3, 8}, "an unreadable record has no origin to tell"
+    named = {row for row, error in handled.dead_letters if error.model}
+    assert named == {1, 2, 3, 8}, "what the model refused names it"
 
 
 def test_batch_of_bad_records_asks_no_model(handler: InferenceHandler, scorer: FakeScorer) -> None:

@@ -111,7 +111,7 @@ def _failure_headers(
         names.DLQ_ATTEMPT: str(_attempt(before.get(names.DLQ_ATTEMPT)) + 1),
         names.DLQ_FIRST_FAILED_AT: first or _iso(failure.now_ms),
         names.DLQ_SCHEMA_ID: "" if schema_id is None else str(schema_id),
-        names.DLQ_MODEL: str(getattr(error, "model", None) or ""),
+        names.DLQ_MODEL: error.model or "",
         names.DLQ_ORIGIN: failure.origin or place,
     }
 

@@ -38,6 +38,7 @@ class BatchWork:
         for at, error in errors:
             row = int(self.rows[at])
             place = self.vectors.origin[at].as_py()
+            error.model = self.route.model.name
             self.dead.append((row, error))
             self.origins[row] = f"{place['topic']}/{place['partition']}/{place['offset']}"
 
