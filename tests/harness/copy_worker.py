@@ -2,15 +2,18 @@
 
 The n-th good record of a partition leaves as ``value#n``. The counts are state with a changelog, so
 a restore that misses or doubles a transaction shows as a wrong number in a committed record.
-A value that starts with ``bad`` is a dead letter, a tombstone is a skip.
+A value that starts with ``bad`` is a dead letter, a tombstone is a skip, and one that starts with
+``kill`` kills the process.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from penstock_schemas.errors import BrokerUnavailable, DecodeError, RecordError
@@ -41,6 +44,8 @@ class NumberingCopy:
         for row, (value, p) in enumerate(zip(batch.values, batch.partitions.tolist(), strict=True)):
             if value is None:
                 continue
+            if value.startswith(b"kill"):
+                os.kill(os.getpid(), signal.SIGKILL)
             if value.startswith(b"bad"):
                 dead.append((row, DecodeError("starts with bad")))
                 continue
@@ -102,6 +107,7 @@ def main() -> None:
     parser.add_argument("--topic", required=True)
     parser.add_argument("--incarnation", required=True)
     parser.add_argument("--commit-interval-s", type=float, default=0.1)
+    parser.add_argument("--journal-dir", type=Path)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     kafka = KafkaSettings(bootstrap_servers=given.bootstrap)
@@ -117,6 +123,7 @@ def main() -> None:
             max_transaction_rows=750,
             session_timeout_s=6.0,
             commit_interval_s=given.commit_interval_s,
+            journal_dir=given.journal_dir,
         ),
         metrics=LoopMetrics(CollectorRegistry()),
     )

@@ -19,6 +19,8 @@ from harness.waiting import eventually
 TIMEOUT_S = 20.0
 OPEN_TRANSACTION_S = 40.0
 """A dead worker's transaction lives for its time-out and until the broker looks, 10 s each."""
+DEAD = (b"bad", b"kill")
+"""Values that end as dead letters."""
 WORKER = Path(__file__).with_name("copy_worker.py")
 ANY_TIME = {
     "message.timestamp.before.max.ms": "9223372036854775807",
@@ -58,6 +60,12 @@ class LoopWorld:
             self._producer.produce(self.topic, value, b"key-%d" % (i % 20), partition)
             self.sent.append((partition, value))
             self._producer.poll(0)
+        assert self._producer.flush(TIMEOUT_S) == 0
+
+    def send_one(self, value: bytes, partition: int) -> None:
+        """Produce one event."""
+        self._producer.produce(self.topic, value, b"key", partition)
+        self.sent.append((partition, value))
         assert self._producer.flush(TIMEOUT_S) == 0
 
     def start(self, fail_point: str = "", **options: Any) -> subprocess.Popen[bytes]:
@@ -110,13 +118,13 @@ class LoopWorld:
         """Return the values of each output partition, in order."""
         expected: dict[int, list[bytes]] = defaultdict(list)
         for partition, value in self.sent:
-            if value is not None and not value.startswith(b"bad"):
+            if value is not None and not value.startswith(DEAD):
                 expected[partition].append(value + b"#%d" % len(expected[partition]))
         return expected
 
     def dead(self) -> list[bytes]:
         """Return the values that must be dead letters."""
-        return sorted(value for _, value in self.sent if value and value.startswith(b"bad"))
+        return sorted(value for _, value in self.sent if value and value.startswith(DEAD))
 
     def committed(self) -> dict[int, int]:
         """Return the group's offsets."""

@@ -13,7 +13,14 @@ from penstock_schemas.errors import ModelUnavailable, RetryableError
 
 from penstock_streaming.checkpoint import LoopContext
 from penstock_streaming.deadline import Deadline
-from penstock_streaming.handler import HandledBatch, Handler, MessageBatch, PendingBatch
+from penstock_streaming.handler import (
+    Completed,
+    HandledBatch,
+    Handler,
+    MessageBatch,
+    PendingBatch,
+)
+from penstock_streaming.poison import FlightJournal, Part, Suspects, ranges_of
 
 _NAP_S = 0.0005
 """How often a batch is asked whether it is done while there is nothing else to do."""
@@ -38,8 +45,14 @@ class _Work:
     """One batch; without a pending result it is still, or again, to be submitted."""
 
     batch: MessageBatch
+    part: Part
     pending: PendingBatch | None = None
     submitted_at: float = 0.0
+
+    @property
+    def is_alone(self) -> bool:
+        """Tell whether nothing else may be with the handler."""
+        return self.part.deaths > 0
 
 
 class InFlight:
@@ -57,6 +70,9 @@ class InFlight:
         self._context = context
         self._handler = handler
         self._work: deque[_Work] = deque()
+        self._suspects = Suspects()
+        folder = context.loop.journal_dir
+        self._journal = FlightJournal(folder, context.topic) if folder else None
 
     def __len__(self) -> int:
         return len(self._work)
@@ -90,7 +106,8 @@ class InFlight:
         """Take what was read."""
         context = self._context
         with context.metrics.timed(context.topic, "columns"):
-            self._work.append(_Work(batch_of(context.topic, messages)))
+            for part in self._suspects.parts(messages):
+                self._work.append(_Work(batch_of(context.topic, part.messages), part))
         context.fail_points.reach("after_poll")
 
     def submit(self) -> None:
@@ -102,8 +119,12 @@ class InFlight:
             If the handler cannot take it now.
         """
         for work in self._work:
+            if work.is_alone and work is not self._work[0]:
+                return
             if work.pending is None:
                 self._submit_one(work)
+            if work.is_alone:
+                return
 
     def finish(self, write: Callable[[MessageBatch, HandledBatch], None]) -> None:
         """Write the results that are there, oldest first, until one is not.
@@ -135,18 +156,39 @@ class InFlight:
         while head is not None and not head.done() and not deadline.expired:
             time.sleep(_NAP_S)
 
+    def take_over(self) -> None:
+        """Learn what workers that were killed had in flight: partitions of theirs may come now."""
+        if self._journal is not None:
+            self._suspects.add(self._journal.inherited())
+
+    def close(self) -> None:
+        """Drop all; the process ends by itself, so nothing that was in flight is suspect."""
+        self.clear()
+        if self._journal is not None:
+            self._journal.close()
+
     def clear(self) -> None:
         """Drop all; results that still come are ignored."""
         self._work.clear()
 
     def _submit_one(self, work: _Work) -> None:
         context, rows = self._context, len(work.batch)
+        if self._journal is not None:
+            flying = (w for w in self._work if w.pending is not None or w is work)
+            self._journal.record(r for w in flying for r in ranges_of(w.batch, w.part.deaths))
         with context.metrics.timed(context.topic, "submit"):
-            work.pending = self._handler.submit(work.batch)
+            work.pending = self._given_up(work) or self._handler.submit(work.batch)
         work.submitted_at = context.clock()
         context.metrics.batch_rows.labels(context.topic).observe(rows)
         context.metrics.batch_fill.labels(context.topic).observe(rows / context.loop.max_batch_rows)
         context.fail_points.reach("after_submit")
+
+    @staticmethod
+    def _given_up(work: _Work) -> Completed | None:
+        """Return the outcome of a record that has killed too many workers."""
+        if not work.part.is_poison:
+            return None
+        return Completed(HandledBatch([], [(0, work.part.error())]))
 
     def _check_patience(self, work: _Work) -> None:
         limit_s = self._context.loop.result_timeout_s

@@ -193,6 +193,7 @@ class Processor:
             self._context.metrics.rebalances.labels(self._context.topic, event.kind).inc()
             logger.info("%s: %s %s", self._context.topic, event.kind, event.partitions)
             if event.kind == "assigned":
+                self._work.take_over()
                 self._recovery.steps.restore.update(event.partitions)
             elif event.partitions:
                 messages = self._give_up(set(event.partitions), messages)
@@ -247,7 +248,7 @@ class Processor:
 
     def _close(self) -> None:
         """Abort what is still open, leave the group, drop the producer."""
-        self._work.clear()
+        self._work.close()
         if self._checkpoint.is_open and not self._recovery.steps.producer:
             try:
                 self._checkpoint.abort()

@@ -156,6 +156,9 @@ class LoopSettings(BaseModel):
     worker exits. Our transactional id is ours alone, so the usual cause is our own time-out."""
     max_output_bytes: PositiveInt = 1_000_000
     """Largest key plus value of an output record; the row of a larger one is a dead letter."""
+    journal_dir: Path | None = None
+    """Folder, shared by the workers of a host, that tells which records were in flight when one was
+    killed; without it no record is ever found to be poison."""
     session_timeout_s: float = Field(default=10.0, ge=6.0)
     """Silence after which the group gives our partitions away, seconds."""
     max_poll_interval_s: PositiveFloat = 300.0

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from confluent_kafka import TopicPartition
 from penstock_schemas.errors import BrokerUnavailable, FencedError
 
+from penstock_streaming.bounded_call import within
 from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
@@ -45,7 +46,10 @@ class TransactionalProducer(OutputProducer):
         if self._open_client is None:
             self._open_client = self._connect({})
         try:
-            self._client.init_transactions(self._loop.init_timeout_s)
+            within(self._client.init_transactions, self._loop.init_timeout_s)
+        except OutcomeUnknown as exc:
+            self.close()
+            raise BrokerUnavailable(f"taking the transactional id: {exc}") from exc
         except CLIENT_EXCEPTIONS as exc:
             error = error_of(exc)
             if transaction_class(error) is TransactionClass.RETRIABLE:
@@ -93,7 +97,7 @@ class TransactionalProducer(OutputProducer):
         """Make a transaction call, repeated while librdkafka says so and time is left."""
         while True:
             try:
-                call(max(0.1, deadline.remaining_s))
+                within(call, max(0.1, deadline.remaining_s))
                 return
             except CLIENT_EXCEPTIONS as exc:
                 error = error_of(exc)

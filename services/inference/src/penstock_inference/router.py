@@ -206,5 +206,6 @@ def loop_settings(settings: InferenceSettings, pipeline: LoadedPipeline) -> Loop
             "max_batch_rows": batching.max_batch_rows,
             "max_in_flight": batching.max_in_flight,
             "commit_interval_s": batching.commit_interval_ms / 1000,
+            "journal_dir": settings.run_dir / "flights",
         }
     )
