@@ -88,6 +88,9 @@ class StateChangelog:
                 tp.partition: answer.result(timeout_s + 1).offset for tp, answer in answers.items()
             }
         except KafkaException as exc:
+            # A broker that has restarted refuses the leader epoch that this client remembers, for
+            # as long as it remembers it: the next attempt asks anew.
+            self._admin = None
             raise translated(error_of(exc), f"looking for the end of {self.topic}") from exc
         except TimeoutError as exc:
             raise BrokerUnavailable(f"no end of {self.topic} in {timeout_s:.0f} s") from exc
