@@ -62,6 +62,10 @@ class World:
     sent: list[Any] = field(default_factory=list)
 
     @property
+    def run_dir(self) -> Path:
+        return self.feast_dir.parent / "run"
+
+    @property
     def topics(self) -> Any:
         return self.loaded.config.topic_names
 
@@ -77,6 +81,7 @@ class World:
             f"{prefix}PIPELINES": f'["{self.loaded.folder}"]',
             f"{prefix}FEAST_DIR": str(self.feast_dir),
             f"{prefix}METRICS_PORT": str(self.port),
+            f"{prefix}RUN_DIR": str(self.run_dir),
             **extra,
         }
         command = [sys.executable, "-m", "penstock_ingest"]
@@ -236,6 +241,7 @@ def test_state_after_a_kill_is_that_of_an_unbroken_run(world: World, place: str)
     world.publish(2_000)
     assert world.process is not None
     assert world.process.wait(START_S) == -signal.SIGKILL
+    assert any((world.run_dir / "flights").iterdir()), "what killed it could never be told"
     world.start(**one_each)
     world.publish(1_000)
     assert_as_offline(world, world.vectors(4_000))

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from penstock_ingest.__main__ import main
+from penstock_ingest.app import loop_settings
 from penstock_ingest.settings import IngestSettings, load_settings
+from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.errors import ConfigError
 
 
@@ -13,6 +15,14 @@ def test_defaults_run_on_a_laptop() -> None:
     settings = load_settings()
     assert settings.kafka.bootstrap_servers == "127.0.0.1:9092"
     assert settings.metrics_port == 9101
+
+
+@pytest.mark.parametrize(("run_dir", "journal"), [(None, None), ("run", Path("run/flights"))])
+def test_journal_of_what_is_in_flight_lies_in_the_run_folder(
+    config: PipelineConfig, run_dir: str | None, journal: Path | None
+) -> None:
+    settings = IngestSettings.model_validate({"run_dir": run_dir})
+    assert loop_settings(settings, config).journal_dir == journal
 
 
 def test_nested_names_and_lists(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from penstock_streaming.deadline import Deadline
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
 from penstock_streaming.registry import RegistryClient
+from penstock_streaming.settings import LoopSettings
 from penstock_telemetry.health import serve_health
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -33,6 +34,19 @@ from penstock_ingest.writeback import WriteBackThread
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+def loop_settings(settings: IngestSettings, config: PipelineConfig) -> LoopSettings:
+    """Return the loop's settings with what pipeline.yaml and the run folder decide."""
+    batching = config.batching
+    return settings.loop.model_copy(
+        update={
+            "max_batch_rows": batching.max_batch_rows,
+            "max_in_flight": batching.max_in_flight,
+            "commit_interval_s": batching.commit_interval_ms / 1000,
+            "journal_dir": settings.run_dir and settings.run_dir / "flights",
+        }
+    )
 
 
 class Worker:
@@ -102,13 +116,7 @@ class Worker:
 
     def _make_processor(self) -> Processor:
         config, settings = self._loaded.config, self._settings
-        loop = settings.loop.model_copy(
-            update={
-                "max_batch_rows": config.batching.max_batch_rows,
-                "max_in_flight": config.batching.max_in_flight,
-                "commit_interval_s": config.batching.commit_interval_ms / 1000,
-            }
-        )
+        loop = loop_settings(settings, config)
         topics = config.topic_names
         warm_up(config)
         changelog = None

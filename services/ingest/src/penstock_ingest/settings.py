@@ -46,7 +46,7 @@ class IngestSettings(BaseSettings):
     metrics_port: int = Field(default=9101, ge=0, le=65535)
     """Port of /live, /ready and /metrics; 0 takes a free one."""
     run_dir: Path | None = None
-    """Folder for facts about the running process; none are written when unset."""
+    """Folder for what was in flight when a worker was killed; unset, no poison record is found."""
     start_timeout_s: PositiveFloat = 120.0
     """Longest wait for registry and broker at the start, seconds; then the process exits."""
     stuck_after_s: PositiveFloat = 120.0
