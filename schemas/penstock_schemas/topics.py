@@ -98,6 +98,26 @@ class PipelineTopics:
         return self._name("models", "models.v1")
 
     @property
+    def drift(self) -> str:
+        """Drift events, written by drift."""
+        return self._name("drift", "drift.v1")
+
+    @property
+    def retrain(self) -> str:
+        """Retrain events: requests, and what became of them."""
+        return self._name("retrain", "retrain.v1")
+
+    @property
+    def observations(self) -> str:
+        """Predictions and labels re-keyed by event id, drift's own input."""
+        return self._name("observations", "observations.v1")
+
+    @property
+    def drift_state(self) -> str:
+        """Snapshots of drift's state, compacted, same partitions as observations."""
+        return self._name("drift_state", "drift-state.v1")
+
+    @property
     def ingest_state(self) -> str:
         """Changelog of ingest's keyed aggregates, compacted, same partitions as events."""
         return self._name("ingest_state", "ingest-state.v1")
@@ -131,12 +151,15 @@ class PipelineTopics:
             "retention.ms": "-1",
             "retention.bytes": str(RETENTION_BYTES),
         }
+        # Histories of few records, and drift events carry the stream's own time.
+        forever = {**lz4, "retention.ms": "-1"}
         events = {**any_timestamp, "max.message.bytes": str(EVENTS_MAX_BYTES)}
         dead = {
             **any_timestamp,
             "max.message.bytes": str(EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES),
         }
         compacted = {"cleanup.policy": "compact", **lz4}
+        snapshots = {**compacted, "max.message.bytes": str(EVENTS_MAX_BYTES)}
         return [
             Topic(self.events, partitions, None, events, "producer applications"),
             Topic(self.features, partitions, "feature_vector.avsc", lz4, "ingest"),
@@ -146,9 +169,21 @@ class PipelineTopics:
             Topic(self.interactions, partitions, "interaction.avsc", lz4, "producer applications"),
             Topic(self.models, 1, "routing_state.avsc", compacted, "retrain-trigger, CLI"),
             Topic(self.ingest_state, partitions, None, compacted, "ingest"),
+            # One partition: the order in which drift sees predictions and labels lies in the log,
+            # and so do its alarms.
+            Topic(self.observations, 1, "observation.avsc", lz4, "drift"),
+            Topic(self.drift_state, 1, "drift_state.avsc", snapshots, "drift"),
+            Topic(self.drift, 1, "drift_event.avsc", forever, "drift"),
+            Topic(self.retrain, 1, "retrain_event.avsc", forever, "drift, CLI, retrain-trigger"),
+            Topic(self.dead_letter(self.observations), 1, None, dead, "drift"),
+            Topic(self.dead_letter(self.predictions), partitions, None, dead, "drift"),
             *(
                 Topic(name(source), partitions, None, dead, writer)
-                for source, writer in ((self.events, "ingest"), (self.features, "inference"))
+                for source, writer in (
+                    (self.events, "ingest"),
+                    (self.features, "inference"),
+                    (self.interactions, "drift"),
+                )
                 for name in (self.dead_letter, self.parked)
             ),
         ]

@@ -11,6 +11,83 @@ from penstock_schemas.schema_files import schema_text
 
 PREFIX = "0000000102"  # schema id 258
 GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
+    "drift_event": (
+        {
+            "event_id": "d-1",
+            "episode_id": "ep-1",
+            "pipeline": "fraud",
+            "detected_at": 1_700_000_000_123,
+            "detector": "adwin",
+            "kind": "concept",
+            "subject": "error",
+            "statistic": 0.5,
+            "threshold": 0.25,
+            "baseline": 0.125,
+            "model_name": "fraud",
+            "model_version": "1",
+            "window": {
+                "topic": "fraud.observations.v1",
+                "partition": 0,
+                "first_offset": 5,
+                "last_offset": 9,
+                "rows": 4,
+                "first_time": 1_700_000_000_123,
+                "last_time": 1_700_000_000_123,
+            },
+            "reference_id": "sha256:00",
+            "severity": "detected",
+        },
+        "06642d310865702d310a6672617564f6a1abfef9620a616477696e0e636f6e636570740a6572726f72000000"
+        "000000e03f000000000000d03f000000000000c03f0a667261756402312a66726175642e6f62736572766174"
+        "696f6e732e7631000a1208f6a1abfef962f6a1abfef962127368613235363a303002",
+    ),
+    "drift_state": (
+        {
+            "layout": "l",
+            "offset": 9,
+            "join_from": 5,
+            "detectors": b"{}",
+            "errors": b"\x00\x00\x00?",
+            "error_times": b"{\x00\x00\x00\x00\x00\x00\x00",
+        },
+        "026c120a047b7d080000003f107b00000000000000",
+    ),
+    "observation": (
+        {
+            "event_id": "e-1",
+            "time": 1_700_000_000_123,
+            "label": None,
+            "score": 0.75,
+            "model_name": "fraud",
+            "model_version": "1",
+            "variant": "champion",
+            "features": [0.5, -1.0],
+        },
+        "06652d31f6a1abfef9620002000000000000e83f0a66726175640231106368616d70696f6e040000003f0000"
+        "80bf00",
+    ),
+    "retrain_event": (
+        {
+            "event_id": "r-1.finished",
+            "request_id": "r-1",
+            "pipeline": "fraud",
+            "state": "finished",
+            "at": 1_700_000_000_123,
+            "source": "drift",
+            "actor": "retrain-trigger",
+            "cause_ids": ["d-1"],
+            "reason": "",
+            "data_since": 1_700_000_000_123,
+            "job_id": "r-1",
+            "run_id": "r",
+            "model_version": "2",
+            "verdict": "promoted",
+            "metrics": {"auc": 0.5},
+        },
+        "18722d312e66696e697368656406722d310a667261756408f6a1abfef9620a64726966741e7265747261696e"
+        "2d747269676765720206642d31000002f6a1abfef96206722d31027202321070726f6d6f7465640206617563"
+        "000000000000e03f00",
+    ),
     "feature_vector": (
         {
             "event_id": "e-1",

@@ -13,12 +13,29 @@ from penstock_schemas import records
 from penstock_schemas.avro_parser import parse_record
 from penstock_schemas.avro_types import AvroType
 from penstock_schemas.codec import decode_one, encode_one
-from penstock_schemas.records import ModelVersion, RoutingState
+from penstock_schemas.records import (
+    DriftEvent,
+    DriftState,
+    DriftWindow,
+    ModelVersion,
+    RetrainEvent,
+    RoutingState,
+)
 from penstock_schemas.schema_files import schema_text
 
 SHIPPED = sorted(f.name for f in files("penstock_schemas").iterdir() if f.name.endswith(".avsc"))
-HOT = {"FeatureVector", "Prediction", "Origin", "Interaction"}  # columns, never objects
-PYTHON = {"string": str, "int": int, "long": int, "float": float, "double": float, "boolean": bool}
+HOT = {"FeatureVector", "Prediction", "Origin", "Interaction", "Observation"}  # never objects
+PYTHON = {
+    "string": str,
+    "int": int,
+    "long": int,
+    "float": float,
+    "double": float,
+    "boolean": bool,
+    "bytes": bytes,
+    "enum": str,
+    "null": None,
+}
 
 
 def record_types(node: AvroType) -> Iterator[AvroType]:
@@ -47,7 +64,17 @@ def python_type(node: AvroType) -> Any:
         return CLASSES[node.name]
     if node.kind == "array":
         return tuple[python_type(node.item()), ...]  # type: ignore[misc]
+    if node.kind == "map":
+        return dict[str, python_type(node.item())]  # type: ignore[misc]
+    if node.kind == "union":
+        return typing.Union[tuple(python_type(b) for b in node.branches)]  # noqa: UP007
     return PYTHON[node.kind]
+
+
+def default_of(member: dataclasses.Field[Any]) -> Any:
+    if member.default_factory is not dataclasses.MISSING:
+        return member.default_factory()
+    return member.default
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
@@ -58,22 +85,43 @@ def test_class_has_the_fields_types_and_defaults_of_its_schema(name: str) -> Non
     assert set(fields) == {f.name for f in avro.fields}
     for member in avro.fields:
         assert hints[member.name] == python_type(member.type)
-        has_default = fields[member.name].default is not dataclasses.MISSING
-        assert has_default == member.has_default
-        if has_default:
-            assert fields[member.name].default == member.default
+        default = default_of(fields[member.name])
+        assert (default is not dataclasses.MISSING) == member.has_default
+        if member.has_default:
+            assert default == (
+                tuple(member.default) if member.type.kind == "array" else member.default
+            )
     assert cls.__dataclass_params__.frozen
     assert "__slots__" in vars(cls)
 
 
-def test_routing_state_goes_there_and_back() -> None:
-    version = ModelVersion(
-        "fraud", "3", "fraud__3", "champion", 100, "sha256:00", "run", "serving", "sig", "abc"
-    )
-    state = RoutingState("fraud", 4, 1_700_000_000_000, "test", (version,))
-    text = schema_text("routing_state.avsc")
-    payload = encode_one(text, 1, state.to_dict())
-    assert RoutingState.from_dict(decode_one(payload, lambda _: text, text)) == state
+MS = 1_700_000_000_000
+VERSION = ModelVersion(
+    "fraud", "3", "fraud__3", "champion", 100, "sha256:00", "run", "serving", "sig", "abc"
+)
+ASKED = RetrainEvent.request("r", "fraud", MS, "drift", cause_ids=("d1",), data_since=MS - 5)
+WINDOW = DriftWindow("fraud.observations.v1", 0, 3, 9, 7, MS - 9, MS)
+SAMPLES: list[Any] = [
+    RoutingState("fraud", 4, MS, "test", (VERSION,)),
+    DriftEvent(
+        *("d1", "e1", "fraud", MS, "adwin", "concept", "error", 0.3, 0.1, 0.1, "fraud", "3"),
+        WINDOW,
+        "sha256:11",
+        "detected",
+    ),
+    ASKED,
+    ASKED.followed_by("finished", MS, verdict="rejected", metrics={"auc": 0.5}),
+    DriftState("layout", 9, 2, b"{}", b"1234", b"12345678"),
+]
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: type(s).__name__)
+def test_record_goes_there_and_back(sample: Any) -> None:
+    name = type(sample).__name__
+    file = "".join("_" + c.lower() if c.isupper() else c for c in name)[1:] + ".avsc"
+    text = schema_text(file)
+    payload = encode_one(text, 1, sample.to_dict())
+    assert type(sample).from_dict(decode_one(payload, lambda _: text, text)) == sample
 
 
 @pytest.mark.parametrize("file", SHIPPED)

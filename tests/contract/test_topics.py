@@ -16,8 +16,16 @@ NAMES = PipelineTopics("fraud")
 TOPICS = {topic.name: topic for topic in NAMES.all(4)}
 DEAD = {
     name(source)
-    for source in (NAMES.events, NAMES.features)
+    for source in (NAMES.events, NAMES.features, NAMES.interactions)
     for name in (NAMES.dead_letter, NAMES.parked)
+} | {NAMES.dead_letter(source) for source in (NAMES.predictions, NAMES.observations)}
+SINGLE = {
+    NAMES.models,
+    NAMES.observations,
+    NAMES.dead_letter(NAMES.observations),
+    NAMES.drift,
+    NAMES.drift_state,
+    NAMES.retrain,
 }
 RAW_BY_DESIGN = {
     NAMES.events: "the user's own schema, registered from the pipeline's folder",
@@ -35,11 +43,19 @@ def test_names_are_those_of_the_contract() -> None:
         "fraud.predictions.shadow.v1",
         "fraud.interactions.v1",
         "fraud.models.v1",
+        "fraud.drift.v1",
+        "fraud.retrain.v1",
+        "fraud.observations.v1",
+        "fraud.drift-state.v1",
         "fraud.ingest-state.v1",
         "fraud.events.v1.dlq",
         "fraud.events.v1.parked",
         "fraud.features.v1.dlq",
         "fraud.features.v1.parked",
+        "fraud.interactions.v1.dlq",
+        "fraud.interactions.v1.parked",
+        "fraud.predictions.v1.dlq",
+        "fraud.observations.v1.dlq",
     }
 
 
@@ -52,9 +68,8 @@ def test_topic_has_an_owner_and_a_schema_or_is_raw_by_design(topic: Topic) -> No
 
 
 def test_outputs_have_the_partitions_of_their_source() -> None:
-    keyed = {name: t.partitions for name, t in TOPICS.items() if name != NAMES.models}
-    assert set(keyed.values()) == {4}
-    assert TOPICS[NAMES.models].partitions == 1
+    for name, topic in TOPICS.items():
+        assert topic.partitions == (1 if name in SINGLE else 4)
 
 
 @pytest.mark.parametrize("name", sorted(DEAD))

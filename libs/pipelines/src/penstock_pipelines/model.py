@@ -8,16 +8,13 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 from penstock_schemas.topics import MIB, PipelineTopics
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from penstock_pipelines.lifecycle import Labels, Monitor, Retrain, Rollout
+from penstock_pipelines.section import Section
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,48}$")]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-class Section(BaseModel):
-    """A section of pipeline.yaml: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class EventSection(Section):
@@ -204,6 +201,10 @@ class PipelineConfig(Section):
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Decision threshold; MODEL_THRESHOLD overrides it."""
     batching: Batching = Batching()
+    monitor: Monitor = Monitor()
+    labels: Labels = Labels()
+    retrain: Retrain = Retrain()
+    rollout: Rollout = Rollout()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -211,12 +212,24 @@ class PipelineConfig(Section):
             raise ValueError("features: names must be unique")
         if self.feast is None and any(f.feast for f in self.features):
             raise ValueError("features: a feast feature needs the section feast")
+        for name in self.monitor.features or ():
+            if name not in self.feature_names:
+                raise ValueError(f"monitor.features: {name!r} is no column of the feature matrix")
         return self
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the columns of the feature matrix, in order."""
         return tuple(c for f in self.features for c in f.columns)
+
+    @property
+    def monitored_features(self) -> tuple[str, ...]:
+        """Columns of the feature matrix that are compared with the training reference."""
+        if self.monitor.features is not None:
+            return self.monitor.features
+        clocks = ("hour_sin", "hour_cos", "weekday")
+        stable = [f for f in self.features if f.aggregate is None and f.transform not in clocks]
+        return tuple(c for f in stable for c in f.columns)
 
     @property
     def topic_names(self) -> PipelineTopics:

@@ -1,0 +1,1 @@
+"""What training writes and drift detection reads: pure, no I/O."""

@@ -1,0 +1,1 @@
+"""Drift: finds changes in predictions and labels, and asks for a retraining."""

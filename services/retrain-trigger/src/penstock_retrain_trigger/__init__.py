@@ -1,0 +1,1 @@
+"""Retrain trigger: decides about requests, runs the training, and leads the new version in."""
