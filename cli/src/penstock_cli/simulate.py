@@ -21,14 +21,16 @@ from penstock_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from penstock_simulator.simulation import SimulationReport
+    from penstock_simulator.simulation_report import SimulationReport
 
 
 class DriftChoice(StrEnum):
     """Kinds of drift that can be planted."""
 
     none = "none"
+    covariate = "covariate"
     concept = "concept"
+    label = "label"
 
 
 def simulate(
@@ -79,9 +81,7 @@ def simulate(
         events=events,
         rate=rate,
         seed=seed,
-        drift=None
-        if drift is DriftChoice.none
-        else Drift("concept", events // 2 if drift_at is None else drift_at),
+        drift=Drift(drift.value, events // 2 if drift_at is None else drift_at),
         label_delay_s=label_delay,
         bad_share=bad_share,
     )

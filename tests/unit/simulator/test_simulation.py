@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 import time
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,9 @@ from penstock_schemas.errors import ConfigError
 from penstock_schemas.schema_files import schema_text
 from penstock_simulator import simulation as module
 from penstock_simulator.foreign_producer import Connection
-from penstock_simulator.simulation import SimulationPlan, SimulationReport, simulate
+from penstock_simulator.generators import Drift, SimulatedBatch
+from penstock_simulator.simulation import SimulationPlan, simulate
+from penstock_simulator.simulation_report import SimulationReport
 
 FRAUD = load_pipeline(Path(__file__).parents[3] / "pipelines" / "fraud")
 EVENT = fastavro.parse_schema(json.loads(FRAUD.event_schema))
@@ -138,6 +141,52 @@ def test_progress_reaches_the_total(sent: Sent) -> None:
     simulate(FRAUD, Connection("nowhere:1", "http://nowhere"), plan, seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == 2500
+
+
+def test_each_batch_is_handed_out_before_it_is_sent(sent: Sent) -> None:
+    seen: list[tuple[int, SimulatedBatch]] = []
+    plan = SimulationPlan(events=12_000, start_ms=START_MS, drift=Drift("concept", 6000))
+    at = Connection("nowhere:1", "http://nowhere")
+    report = simulate(FRAUD, at, plan, on_batch=lambda b: seen.append((len(split(sent)[0]), b)))
+    assert [before for before, _ in seen] == [0, 5000, 10_000]
+    assert [i for _, b in seen for i in b.event_ids] == report.good_ids
+    assert sum(b.labels.sum() for _, b in seen) == report.positives
+
+
+@pytest.mark.parametrize("rate", [None, 2e4], ids=["as fast as it goes", "at a rate"])
+def test_a_run_that_is_stopped_has_sent_the_labels_of_all_its_events(
+    sent: Sent, rate: float | None
+) -> None:
+    stop = threading.Event()
+    plan = SimulationPlan(events=10**6, rate=rate, start_ms=START_MS, label_delay_s=86_400.0)
+
+    def progress(done: int) -> None:
+        if done >= 7000:
+            stop.set()
+
+    report = simulate(FRAUD, Connection("nowhere:1", "http://nowhere"), plan, progress, stop=stop)
+    events, labels = split(sent)
+    assert 7000 <= len(events) < 10_000
+    assert report.events == len(events)
+    assert {x["event_id"] for x in labels} == {e["event_id"] for e in events}
+    assert report.labels == len(labels)
+    assert report.positives == sum(x["label"] for x in labels)
+    assert report.end_ms == round(events[-1]["event_time"].timestamp() * 1000)
+
+
+def test_stopping_does_not_wait_for_the_next_event(sent: Sent) -> None:
+    stop = threading.Event()
+    plan = SimulationPlan(events=100, rate=0.001, start_ms=START_MS)
+    began = time.monotonic()
+    report = simulate(
+        FRAUD,
+        Connection("nowhere:1", "http://nowhere"),
+        plan,
+        lambda done: stop.set(),
+        stop=stop,
+    )
+    assert report.events == 1
+    assert time.monotonic() - began < 30
 
 
 def test_pipeline_without_simulator_says_what_to_set() -> None:

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from penstock_features.history import history
+from penstock_monitoring.psi import psi
+from penstock_monitoring.reference import make_reference
 from penstock_pipelines.loader import load_pipeline
-from penstock_simulator.generators import Drift, make_generator
+from penstock_simulator.generators import Drift, DriftKind, make_generator
 from penstock_simulator.transactions import CardTransactions
+from penstock_training.training_set import training_set
 from sklearn.metrics import roc_auc_score
 
 START_MS = 1_750_000_000_000
@@ -79,6 +83,58 @@ def test_drift_counts_events_across_calls() -> None:
     expected = control.generate(1000, start.end_ms, 0.2)
     assert np.array_equal(first.oracle, start.oracle)
     assert np.flatnonzero(second.oracle != expected.oracle)[0] == 500
+
+
+def test_drift_of_kind_none_changes_nothing() -> None:
+    usual, same = draw(4, 3000), draw(4, 3000, Drift("none", 0))
+    assert usual.columns.equals(same.columns)
+    assert np.array_equal(usual.oracle, same.oracle)
+
+
+def test_label_drift_leaves_inputs_and_order_of_risks_alone_and_multiplies_the_positives() -> None:
+    usual, drifted = draw(4, 40_000), draw(4, 40_000, Drift("label", 20_000))
+    assert usual.columns.equals(drifted.columns)
+    assert np.array_equal(usual.oracle[:20_000], drifted.oracle[:20_000])
+    before, after = usual.oracle[20_000:], drifted.oracle[20_000:]
+    assert np.array_equal(np.argsort(before, kind="stable"), np.argsort(after, kind="stable"))
+    assert drifted.labels[20_000:].mean() > 2 * usual.labels[20_000:].mean()
+
+
+def test_covariate_drift_moves_inputs_and_not_what_they_mean() -> None:
+    usual, drifted = draw(4, 40_000), draw(4, 40_000, Drift("covariate", 20_000))
+    assert usual.columns[:20_000].equals(drifted.columns[:20_000])
+    before, after = (b.columns[20_000:].to_pandas() for b in (usual, drifted))
+    assert after["amount"].median() > 1.2 * before["amount"].median()
+    assert after["device_age_days"].median() < 0.5 * before["device_age_days"].median()
+    online = [(f["channel"] == "online").mean() for f in (before, after)]
+    assert online[1] > 1.2 * online[0]
+    assert (after["account_id"] == before["account_id"]).all()
+    assert roc_auc_score(drifted.labels[20_000:], drifted.oracle[20_000:]) >= 0.95
+    for low, high in ((0.0, 0.01), (0.01, 0.1), (0.1, 0.5), (0.5, 1.0)):
+        rows = (drifted.oracle >= low) & (drifted.oracle < high)
+        error = 3 * np.sqrt(0.25 / rows.sum())
+        assert abs(drifted.labels[rows].mean() - drifted.oracle[rows].mean()) < error
+
+
+@pytest.mark.parametrize(
+    ("kind", "moved"), [("none", False), ("covariate", True), ("concept", False), ("label", False)]
+)
+def test_only_covariate_drift_shows_in_the_monitored_features(kind: DriftKind, moved: bool) -> None:
+    reference = training_set(FRAUD)
+    config = FRAUD.config
+    bins = make_reference(config.feature_names, reference.matrix, np.zeros(len(reference)))
+    batch = draw(3, 10_000, Drift(kind, 5000))
+    known = CardTransactions(3).profiles().set_index("account_id").loc[batch.keys]
+    feast = {f.feast for f in config.features if f.feast}
+    online = {name: known[name.split(":")[1]].to_numpy(np.float64) for name in feast}
+    window = history(config, batch.columns, online)[5000:]
+    scores = {
+        h.name: psi(np.array(h.counts), h.count(window[:, config.feature_names.index(h.name)]))
+        for h in bins.histograms
+        if h.name in config.monitored_features
+    }
+    assert (max(scores.values()) >= 0.3) == moved, scores
+    assert moved or max(scores.values()) < 0.05
 
 
 def test_amounts_follow_category_and_account() -> None:

@@ -7,7 +7,7 @@ another concept leaves their distribution as it was.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -134,3 +134,6 @@ CHANGED: Final = Concept(
     night_device=-0.6,
 )
 """Card testing: small amounts by day, contactless, groceries and fuel, on established accounts."""
+
+FRAUD_WAVE: Final = replace(USUAL, intercept=-6.3)
+"""The usual fraudsters, several times as many of them: every risk has the same odds more."""

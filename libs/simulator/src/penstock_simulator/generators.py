@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from penstock_schemas.errors import ConfigError
 
-DriftKind = Literal["none", "concept"]
+DriftKind = Literal["none", "covariate", "concept", "label"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,9 @@ class Drift:
     Parameters
     ----------
     kind
-        concept: the same inputs mean another risk; their distribution stays.
+        covariate: the inputs move, what they mean stays. concept: the same inputs mean another
+        risk, their distribution stays. label: so does the order of the risks, but the positives
+        become several times as many.
     at_event
         First event after the change, counted from the generator's first one.
     """

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import heapq
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from penstock_pipelines.loader import LoadedPipeline
 from penstock_schemas.errors import ConfigError
-from penstock_schemas.schema_files import schema_text
 
 from penstock_simulator.bad_events import EXPECTED, Spoiler, SpoiltEvent, draw_kinds
 from penstock_simulator.foreign_producer import Connection, ForeignProducer, register
 from penstock_simulator.generators import Drift, EventGenerator, SimulatedBatch, make_generator
+from penstock_simulator.label_queue import SCHEMA as LABEL_SCHEMA
+from penstock_simulator.label_queue import LabelQueue
 from penstock_simulator.simulated_clock import last_event_ms
-from penstock_simulator.wire import Row, avro_writer, rows_of
+from penstock_simulator.simulation_report import SimulationReport
+from penstock_simulator.wire import avro_writer, rows_of
 
 CHUNK: Final = 5_000
 """Events drawn at once; fixed, so that a seed gives the same events at any rate."""
@@ -34,7 +36,7 @@ class SimulationPlan:
     Parameters
     ----------
     events
-        Number of events.
+        Number of events, unless the run is stopped before.
     rate
         Events per second of wall-clock time; None publishes as fast as Kafka takes them. The
         simulated time of the events does not depend on it.
@@ -57,47 +59,10 @@ class SimulationPlan:
     start_ms: int | None = None
 
 
-@dataclass(slots=True)
-class SimulationReport:
-    """What was published.
-
-    Parameters
-    ----------
-    good_ids
-        Ids of the events sent in good form, in order.
-    spoilt
-        The others, each with what must become of it.
-    labels
-        Interactions sent.
-    positives
-        Events with label 1.
-    start_ms, end_ms
-        Simulated time of the first and last event.
-    wall_s
-        Time it took, seconds.
-    """
-
-    good_ids: list[str] = field(default_factory=list)
-    spoilt: list[SpoiltEvent] = field(default_factory=list)
-    labels: int = 0
-    positives: int = 0
-    start_ms: int = 0
-    end_ms: int = 0
-    wall_s: float = 0.0
-
-    @property
-    def events(self) -> int:
-        """Number of events sent."""
-        return len(self.good_ids) + len(self.spoilt)
-
-    @property
-    def events_per_s(self) -> float:
-        """Events per second of wall-clock time."""
-        return self.events / self.wall_s if self.wall_s else 0.0
-
-
 Progress = Callable[[int], None]
 """Called with the number of events sent so far."""
+Watch = Callable[[SimulatedBatch], None]
+"""Called with each batch before it is sent: it knows the truth, which the topics never tell."""
 
 
 def simulate(
@@ -105,8 +70,20 @@ def simulate(
     connection: Connection,
     plan: SimulationPlan,
     progress: Progress = lambda sent: None,
+    *,
+    on_batch: Watch = lambda batch: None,
+    stop: threading.Event | None = None,
 ) -> SimulationReport:
     """Publish events to the pipeline's topics and return what was published.
+
+    Parameters
+    ----------
+    on_batch
+        Gets every batch before its first event is sent; of the last one, a run that is stopped may
+        send only the beginning.
+    stop
+        Ends the run within a tenth of a second when set. As at every end, the labels of all events
+        sent follow at once.
 
     Raises
     ------
@@ -124,7 +101,7 @@ def simulate(
         )
     began = time.monotonic()
     run = _Run(pipeline, connection, plan, make_generator(name, plan.seed))
-    report = run.publish(progress)
+    report = run.publish(progress, on_batch, stop or threading.Event())
     report.wall_s = time.monotonic() - began
     return report
 
@@ -140,17 +117,18 @@ class _Run:
         generator: EventGenerator,
     ) -> None:
         config = pipeline.config
+        topics = config.topic_names
         self._plan = plan
         self._generator = generator
-        self._topics = config.topic_names
+        self._topic = topics.events
         self._producer = ForeignProducer(connection)
-        self._producer.check_topics([self._topics.events, self._topics.interactions])
-        schema_id = register(connection, f"{self._topics.events}-value", pipeline.event_schema)
+        self._producer.check_topics([topics.events, topics.interactions])
+        schema_id = register(connection, f"{topics.events}-value", pipeline.event_schema)
         self._write = avro_writer(pipeline.event_schema, schema_id)
-        self._write_label = _label_writer(connection, self._topics.interactions)
+        label_id = register(connection, f"{topics.interactions}-value", LABEL_SCHEMA)
+        self._labels = LabelQueue(self._producer, topics.interactions, label_id)
         self._config = config
         self._rng = np.random.default_rng([plan.seed, 2])
-        self._waiting: list[tuple[int, str, float]] = []
         self._report = SimulationReport()
         self._started = 0.0
         self._now_ms = self._first_ms(pipeline, connection, schema_id)
@@ -162,25 +140,24 @@ class _Run:
         end_ms = time.time_ns() // 1_000_000 - delay_ms
         density = self._generator.events_per_s
         start_ms = self._generator.start_before(end_ms, self._plan.events, density)
+        time_field = pipeline.config.event.time
         last_ms = last_event_ms(
-            connection,
-            self._topics.events,
-            pipeline.event_schema,
-            schema_id,
-            pipeline.config.event.time,
+            connection, self._topic, pipeline.event_schema, schema_id, time_field
         )
         return start_ms if last_ms is None else max(start_ms, last_ms)
 
-    def publish(self, progress: Progress) -> SimulationReport:
+    def publish(
+        self, progress: Progress, on_batch: Watch, stop: threading.Event
+    ) -> SimulationReport:
         """Send everything; labels still outstanding at the end follow at once."""
         report = self._report
         self._started = time.monotonic()
-        while report.events < self._plan.events:
+        while report.events < self._plan.events and not stop.is_set():
             batch = self._next_batch()
             report.start_ms = report.start_ms or int(batch.times_ms[0])
-            report.end_ms = batch.end_ms
-            self._send_batch(batch, progress)
-        self._send_labels(until_ms=None)
+            on_batch(batch)
+            self._send_batch(batch, progress, stop)
+        report.labels += self._labels.send(until_ms=None)
         self._producer.flush()
         progress(report.events)
         return report
@@ -190,55 +167,57 @@ class _Run:
         generator = self._generator
         batch = generator.generate(n, self._now_ms, generator.events_per_s, self._plan.drift)
         self._now_ms = batch.end_ms
-        self._report.positives += int(batch.labels.sum())
         return batch
 
-    def _send_batch(self, batch: SimulatedBatch, progress: Progress) -> None:
+    def _send_batch(self, batch: SimulatedBatch, progress: Progress, stop: threading.Event) -> None:
+        report = self._report
         rows = rows_of(batch.columns)
         spoiler = Spoiler(self._config, batch.columns.schema, self._write)
         kinds = draw_kinds(self._rng, len(batch), self._plan.bad_share, spoiler.kinds)
-        label_times = batch.label_times_ms(self._plan.label_delay_s or 0.0).tolist()
         labels = batch.labels.tolist()
-        times = batch.times_ms.tolist()
         slice_rows = max(1, int(self._plan.rate * _SLICE_S)) if self._plan.rate else 1000
         for at in range(0, len(batch), slice_rows):
-            self._keep_rate()
+            if self._is_stopped_while_waiting(stop):
+                return
             last = min(at + slice_rows, len(batch))
             for i in range(at, last):
                 kind = kinds.get(i)
                 self._send_event(batch, rows[i], i, spoiler.spoil(rows[i], kind) if kind else None)
-                if kind is None or EXPECTED[kind] == "predicted":
-                    heapq.heappush(self._waiting, (label_times[i], batch.event_ids[i], labels[i]))
-            self._send_labels(until_ms=times[last - 1])
+            self._hold_labels(batch, at, last, kinds)
+            report.positives += int(sum(labels[at:last]))
+            report.end_ms = int(batch.times_ms[last - 1])
+            report.labels += self._labels.send(until_ms=report.end_ms)
             self._producer.poll()
-            progress(self._report.events)
+            progress(report.events)
 
     def _send_event(
         self, batch: SimulatedBatch, row: dict[str, Any], i: int, spoilt: SpoiltEvent | None
     ) -> None:
         if spoilt is not None:
-            self._producer.send(self._topics.events, spoilt.key, spoilt.value)
+            self._producer.send(self._topic, spoilt.key, spoilt.value)
             self._report.spoilt.append(spoilt)
             return
-        self._producer.send(self._topics.events, batch.keys[i].encode(), self._write(row))
+        self._producer.send(self._topic, batch.keys[i].encode(), self._write(row))
         self._report.good_ids.append(batch.event_ids[i])
 
-    def _send_labels(self, until_ms: int | None) -> None:
-        if self._plan.label_delay_s is None:
-            self._waiting.clear()
-        while self._waiting and (until_ms is None or self._waiting[0][0] <= until_ms):
-            at_ms, event_id, label = heapq.heappop(self._waiting)
-            interaction = {"event_id": event_id, "label": label, "occurred_at": at_ms}
-            value = self._write_label(interaction)
-            self._producer.send(self._topics.interactions, event_id.encode(), value)
-            self._report.labels += 1
+    def _hold_labels(
+        self, batch: SimulatedBatch, first: int, last: int, kinds: dict[int, str]
+    ) -> None:
+        """Take in the labels of the events sent; of one that cannot be predicted there is none."""
+        delay_s = self._plan.label_delay_s
+        if delay_s is None:
+            return
+        part = slice(first, last)
+        times = batch.label_times_ms(delay_s)[part].tolist()
+        held = zip(times, batch.event_ids[part], batch.labels[part].tolist(), strict=True)
+        for i, (at_ms, event_id, label) in enumerate(held, start=first):
+            kind = kinds.get(i)
+            if kind is None or EXPECTED[kind] == "predicted":
+                self._labels.add(at_ms, event_id, label)
 
-    def _keep_rate(self) -> None:
-        if self._plan.rate:
-            due = self._started + self._report.events / self._plan.rate
-            time.sleep(max(0.0, due - time.monotonic()))
-
-
-def _label_writer(connection: Connection, topic: str) -> Callable[[Row], bytes]:
-    schema = schema_text("interaction.avsc")
-    return avro_writer(schema, register(connection, f"{topic}-value", schema))
+    def _is_stopped_while_waiting(self, stop: threading.Event) -> bool:
+        """Keep the rate, and return whether the run is to end."""
+        if not self._plan.rate:
+            return stop.is_set()
+        due = self._started + self._report.events / self._plan.rate
+        return stop.wait(max(0.0, due - time.monotonic()))

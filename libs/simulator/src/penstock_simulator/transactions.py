@@ -23,8 +23,10 @@ from penstock_simulator.fraud_risk import (
     CATEGORIES,
     CHANGED,
     CHANNELS,
+    FRAUD_WAVE,
     ONLINE,
     USUAL,
+    Concept,
     Signals,
 )
 from penstock_simulator.generators import Drift, SimulatedBatch
@@ -44,7 +46,14 @@ _DEVICE_LOG_STD: Final = 1.3
 _DEVICE_LOG_MAX: Final = math.log1p(3_650.0)
 """Ten years: no device is older, and the rules of the pipeline allow no more than a hundred."""
 _NIGHT_PEAK_H: Final = 2.5
+_DEARER: Final = 0.5
+_MORE_ONLINE: Final = 1.0
+_YOUNGER: Final = 1.0
+"""Covariate drift, in standard deviations of log amount, log-odds, and standard deviations of log
+device age."""
+_CONCEPTS: Final[dict[str, Concept]] = {"concept": CHANGED, "label": FRAUD_WAVE}
 
+Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
@@ -94,9 +103,11 @@ class CardTransactions:
         times_ms = (arrival_times(rng, n, start_ms / 1000, rate) * 1000).astype(np.int64)
         accounts = draw_accounts(rng, times_ms / 1000, self._population.activity)
         category = rng.choice(len(CATEGORIES), n, p=_CATEGORY_SHARES)
-        channel = self._draw_channels(accounts, category)
-        deviation = rng.normal(0.0, 1.0, n)
+        moved = self._drifted(n, drift, "covariate").astype(np.float64)
+        channel = self._draw_channels(accounts, category, moved * _MORE_ONLINE)
+        deviation = rng.normal(0.0, 1.0, n) + moved * _DEARER
         device_log = rng.normal(_DEVICE_LOG_MEAN, _DEVICE_LOG_STD, n)
+        device_log -= moved * _YOUNGER * _DEVICE_LOG_STD
         device_log = np.clip(device_log, 0.0, _DEVICE_LOG_MAX)
         # Terminals in shops often do not tell the device.
         device_known = (channel >= ONLINE) | (rng.random(n) < 0.5)
@@ -127,9 +138,9 @@ class CardTransactions:
         self._drawn += n
         return [f"{self._run}-{i:08d}" for i in range(first, first + n)]
 
-    def _draw_channels(self, accounts: Ints, category: Ints) -> Ints:
+    def _draw_channels(self, accounts: Ints, category: Ints, habit: Floats) -> Ints:
         n = len(accounts)
-        log_odds = _ONLINE_LOG_ODDS[category] + self._population.online_habit[accounts]
+        log_odds = _ONLINE_LOG_ODDS[category] + self._population.online_habit[accounts] + habit
         remote = self._rng.random(n) < 1.0 / (1.0 + np.exp(-log_odds))
         second = self._rng.random(n)
         shop = np.where(second < 0.45, CHANNELS.index("chip"), CHANNELS.index("contactless"))
@@ -163,10 +174,16 @@ class CardTransactions:
 
     def _risk(self, signals: Signals, drift: Drift | None) -> Floats:
         usual = USUAL.probability(signals)
-        if drift is None or drift.kind == "none":
+        if drift is None or drift.kind not in _CONCEPTS:
             return usual
-        index = np.arange(self._drawn, self._drawn + len(usual))
-        return np.where(index < drift.at_event, usual, CHANGED.probability(signals))
+        changed = _CONCEPTS[drift.kind].probability(signals)
+        return np.where(self._drifted(len(usual), drift, drift.kind), changed, usual)
+
+    def _drifted(self, n: int, drift: Drift | None, kind: str) -> Bools:
+        """Return which of the next ``n`` events come after a change of that kind."""
+        if drift is None or drift.kind != kind:
+            return np.zeros(n, np.bool_)
+        return np.arange(self._drawn, self._drawn + n) >= drift.at_event
 
     def _purchase(
         self, accounts: Ints, category: Ints, channel: Ints, deviation: Floats
