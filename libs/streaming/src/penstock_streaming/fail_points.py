@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from penstock_schemas.errors import ConfigError
@@ -44,8 +44,15 @@ class FailPoints:
         self._left = count
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> FailPoints:
+    def from_environment(
+        cls, environment: Mapping[str, str] | None = None, places: Sequence[str] = FAIL_POINTS
+    ) -> FailPoints:
         """Read the variable.
+
+        Parameters
+        ----------
+        places
+            The names that there are, where they are not the loop's.
 
         Raises
         ------
@@ -56,8 +63,8 @@ class FailPoints:
         if not text:
             return cls()
         name, _, count = text.partition(":")
-        if name not in FAIL_POINTS or not (count or "1").isdigit():
-            known = ", ".join(FAIL_POINTS)
+        if name not in places or not (count or "1").isdigit():
+            known = ", ".join(places)
             raise ConfigError(f"{VARIABLE} is {text!r}: give one of {known}, with :n for the visit")
         return cls(name, int(count or "1"))
 
