@@ -13,6 +13,7 @@ from penstock_cli.options import (
     OutputFormat,
     Pipelines,
     PortOffset,
+    Profile,
     global_options,
     stack_config,
 )
@@ -35,7 +36,8 @@ def plan(
     port_offset: PortOffset = None,
 ) -> None:
     """Show what apply would change, and change nothing."""
-    _show(context, plan_all(stack_config(data_dir, pipeline, port_offset)))
+    config = stack_config(data_dir, pipeline, port_offset)
+    _show(context, plan_all(config, global_options(context).profile))
 
 
 @app.command("apply")
@@ -46,34 +48,35 @@ def apply(
     port_offset: PortOffset = None,
 ) -> None:
     """Create and alter topics and register schemas, as the pipelines ask."""
-    _show(context, apply_all(stack_config(data_dir, pipeline, port_offset)))
+    config = stack_config(data_dir, pipeline, port_offset)
+    _show(context, apply_all(config, global_options(context).profile))
 
 
-def plan_all(config: StackConfig) -> list[Change]:
+def plan_all(config: StackConfig, profile: Profile = Profile.local) -> list[Change]:
     """Return the difference between what the pipelines ask for and what is there."""
     from penstock_streaming.admin import plan as plan_changes
 
-    kafka, registry = _clients(config)
+    kafka, registry = _clients(config, profile)
     topics, schemas = _wanted(config)
     return plan_changes(kafka, registry, topics, schemas)
 
 
-def apply_all(config: StackConfig) -> list[Change]:
+def apply_all(config: StackConfig, profile: Profile = Profile.local) -> list[Change]:
     """Make it so, and return what was changed."""
     from penstock_streaming.admin import apply as apply_changes
 
-    kafka, registry = _clients(config)
+    kafka, registry = _clients(config, profile)
     topics, schemas = _wanted(config)
     return apply_changes(kafka, registry, topics, schemas)
 
 
-def _clients(config: StackConfig) -> tuple[KafkaSettings, RegistryClient]:
-    from penstock_stack.registry_server import API_PATH
-    from penstock_streaming.registry import RegistryClient, RegistrySettings
-    from penstock_streaming.settings import KafkaSettings
+def _clients(config: StackConfig, profile: Profile) -> tuple[KafkaSettings, RegistryClient]:
+    from penstock_streaming.registry import RegistryClient
 
-    kafka = KafkaSettings(bootstrap_servers=config.endpoints.address("KAFKA"))
-    return kafka, RegistryClient(RegistrySettings(url=config.endpoints.url("REGISTRY", API_PATH)))
+    from penstock_cli.addresses import addresses
+
+    found = addresses(profile, config)
+    return found.kafka, RegistryClient(found.registry)
 
 
 def _wanted(config: StackConfig) -> tuple[list[Topic], dict[str, str]]:
