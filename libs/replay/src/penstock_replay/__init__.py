@@ -1,0 +1,1 @@
+"""Dead letters, replays and offsets: selected, guarded, copied exactly once, audited."""
