@@ -34,7 +34,8 @@ from penstock_training.publish import (
     published_digest,
     served_name,
 )
-from penstock_training.tracking import RegisteredModel, Tracker, TrainingRecord, git_commit
+from penstock_training.tracking import Tracker, git_commit
+from penstock_training.training_record import RegisteredModel, TrainingRecord
 
 T = TypeVar("T")
 
