@@ -203,3 +203,40 @@ class DriftState:
     def from_dict(cls, value: dict[str, Any]) -> DriftState:
         """Build the record from what the Avro decoder returns."""
         return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One step of an operation on a running system; fields as in audit_event.avsc.
+
+    Parameters
+    ----------
+    at
+        Milliseconds since the epoch, UTC.
+    phase
+        begin, progress or end.
+    ranges
+        Offsets such as ``3-7,9``, by ``topic/partition@topic id``.
+    """
+
+    event_id: str
+    operation_id: str
+    at: int
+    actor: str
+    action: str
+    subject: str
+    phase: str
+    outcome: str = ""
+    reason: str = ""
+    arguments: dict[str, str] = field(default_factory=dict)
+    ranges: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain values for the Avro encoder."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> AuditEvent:
+        """Build the record from what the Avro decoder returns (timestamps as int ms)."""
+        return cls(**value)

@@ -11,6 +11,24 @@ from penstock_schemas.schema_files import schema_text
 
 PREFIX = "0000000102"  # schema id 258
 GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
+    "audit_event": (
+        {
+            "event_id": "a-1",
+            "operation_id": "o-1",
+            "at": 1_700_000_000_123,
+            "actor": "ann",
+            "action": "replay",
+            "subject": "fraud.events.v1",
+            "phase": "progress",
+            "outcome": "",
+            "reason": "",
+            "arguments": {"rate": "5"},
+            "ranges": {"t/0@x": "3-7,9"},
+            "counts": {"replayed": 6},
+        },
+        "06612d31066f2d31f6a1abfef96206616e6e0c7265706c61791e66726175642e6576656e74732e7631020000"
+        "020872617465023500020a742f3040780a332d372c390002107265706c617965640c00",
+    ),
     "drift_event": (
         {
             "event_id": "d-1",

@@ -14,6 +14,7 @@ from penstock_schemas.avro_parser import parse_record
 from penstock_schemas.avro_types import AvroType
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.records import (
+    AuditEvent,
     DriftEvent,
     DriftState,
     DriftWindow,
@@ -112,6 +113,12 @@ SAMPLES: list[Any] = [
     ASKED,
     ASKED.followed_by("finished", MS, verdict="rejected", metrics={"auc": 0.5}),
     DriftState("layout", 9, 2, b"{}", b"1234", b"12345678"),
+    AuditEvent(
+        *("a1", "o1", MS, "ann", "replay", "t", "end", "succeeded"),
+        arguments={"rate": "5"},
+        ranges={"t/0@x": "0-3,9"},
+        counts={"replayed": 5},
+    ),
 ]
 
 
