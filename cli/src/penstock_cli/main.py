@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from penstock_schemas.errors import PenstockError, RetryableError
 
-from penstock_cli import console, demo, doctor, simulate, status, topics, up
+from penstock_cli import console, demo, doctor, drift, model, retrain, simulate, status, topics, up
 from penstock_cli.options import ExitCode, GlobalOptions, OutputFormat, Profile
 
 app = typer.Typer(
@@ -47,6 +47,9 @@ app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.add_typer(topics.app, name="topics")
+app.add_typer(model.app, name="model")
+app.add_typer(drift.app, name="drift")
+app.add_typer(retrain.app, name="retrain")
 
 
 def hoist_global_options(arguments: Sequence[str]) -> list[str]:

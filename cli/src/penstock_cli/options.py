@@ -68,6 +68,7 @@ Pipelines = Annotated[
     list[str] | None,
     typer.Option("--pipeline", help="Pipeline, by name in ./pipelines or by folder; repeatable."),
 ]
+PipelineName = Annotated[str, typer.Argument(help="Pipeline, by name in ./pipelines or by folder.")]
 DEFAULT_DATA_DIR = Path(".penstock")
 
 

@@ -92,9 +92,9 @@ def drain_s(samples: list[Sample], topics: PipelineTopics) -> float | None:
 
 
 def served_models(samples: list[Sample], pipeline: str) -> list[dict[str, Any]]:
-    """Return version and weight in percent of what the routers serve."""
+    """Return version, alias and weight in percent of what the routers serve."""
     return [
-        {"version": labels["version"], "weight": value}
+        {"version": labels["version"], "alias": labels.get("alias", ""), "weight": value}
         for name, labels, value in samples
         if name == "penstock_served_weight_percent" and labels.get("pipeline") == pipeline
     ]

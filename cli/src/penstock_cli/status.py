@@ -76,7 +76,10 @@ def _pipelines(config: StackConfig) -> list[dict[str, Any]]:
 
 
 def _flat(pipelines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {**p, "models": [f"{m['version']} ({m['weight']:g} %)" for m in p["models"]]}
-        for p in pipelines
-    ]
+    return [{**p, "models": [_model(m) for m in p["models"]]} for p in pipelines]
+
+
+def _model(served: dict[str, Any]) -> str:
+    """Return a served version in one word or two, such as ``7:champion(90%)``."""
+    alias = f":{served['alias']}" if served["alias"] else ""
+    return f"{served['version']}{alias}({served['weight']:g}%)"

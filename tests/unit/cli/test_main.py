@@ -43,7 +43,18 @@ def test_help_lists_the_verbs_and_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"--help imports {done.stderr}"
-    for verb in ("up", "down", "status", "doctor", "demo", "simulate", "topics"):
+    for verb in (
+        "up",
+        "down",
+        "status",
+        "doctor",
+        "demo",
+        "simulate",
+        "topics",
+        "model",
+        "drift",
+        "retrain",
+    ):
         assert f" {verb} " in done.stdout
 
 
@@ -148,6 +159,7 @@ def test_status_has_the_shape_of_the_contract(
     names = [component["name"] for component in report["components"]]
     assert names == [
         "kafka", "registry", "triton", "ray", "mlflow", "ingest", "inference", "gateway",
+        "drift", "retrain-trigger",
     ]  # fmt: skip
     for component in report["components"]:
         assert set(component) == {"name", "state", "endpoint", "pids"}

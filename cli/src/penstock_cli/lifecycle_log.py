@@ -1,0 +1,189 @@
+"""The topics of a pipeline's life, read to their end and written to, every call with a deadline.
+
+Few records each: they are read from the beginning, whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from penstock_schemas.codec import decode_one, encode_one
+from penstock_schemas.errors import BrokerUnavailable, RecordError
+from penstock_schemas.records import DriftEvent, RetrainEvent, RoutingState
+from penstock_schemas.schema_files import schema_text
+from penstock_schemas.topics import PipelineTopics
+from penstock_streaming.deadline import Deadline
+from penstock_streaming.errors import Verdict, error_of, translated, verdict
+from penstock_streaming.registry import RegistryClient, RegistrySettings
+from penstock_streaming.routing_reader import RoutingReader
+from penstock_streaming.settings import KafkaSettings, LoopSettings
+
+from penstock_cli import console
+
+if TYPE_CHECKING:
+    from penstock_stack.component import StackConfig
+
+TIMEOUT_S: Final = 10.0
+_PARTITION: Final = 0
+_POLL_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleLog:
+    """One pipeline's drift, retrain and routing topics.
+
+    Each call has a client of its own, so calls may run on different threads.
+    """
+
+    kafka: KafkaSettings
+    registry: RegistryClient
+    topics: PipelineTopics
+
+    def drift_events(self, timeout_s: float = TIMEOUT_S) -> list[DriftEvent]:
+        """Return every drift event, oldest first; errors as `retrain_events`."""
+        rows = self._read(self.topics.drift, "drift_event.avsc", timeout_s)
+        return [DriftEvent.from_dict(row) for row in rows]
+
+    def retrain_events(self, timeout_s: float = TIMEOUT_S) -> list[RetrainEvent]:
+        """Return every retrain event, oldest first.
+
+        Raises
+        ------
+        BrokerUnavailable
+            If the end of the topic is not reached in time.
+        RegistryUnavailable
+            If the registry does not answer.
+        """
+        rows = self._read(self.topics.retrain, "retrain_event.avsc", timeout_s)
+        return [RetrainEvent.from_dict(row) for row in rows]
+
+    def routing(self, timeout_s: float = TIMEOUT_S) -> RoutingState | None:
+        """Return the routing state in force, None before the first; errors as `retrain_events`."""
+        topics = self.topics
+        reader = RoutingReader(self.kafka, self.registry, topics.models, topics.pipeline)
+        return reader.latest(timeout_s)
+
+    def append(self, event: RetrainEvent, timeout_s: float = TIMEOUT_S) -> None:
+        """Write a retrain event and wait until the broker has it.
+
+        Raises
+        ------
+        BrokerUnavailable
+            If it is not acknowledged in time.
+        RegistryUnavailable
+            If the registry does not answer.
+        """
+        schema = schema_text("retrain_event.avsc")
+        topic = self.topics.retrain
+        schema_id = self.registry.register(f"{topic}-value", schema)
+        failed: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                failed.append(error)
+
+        producer = Producer(self.kafka.producer_config(LoopSettings()))
+        value = encode_one(schema, schema_id, event.to_dict())
+        try:
+            producer.produce(topic, value, event.pipeline.encode(), on_delivery=delivered)
+        except KafkaException as exc:
+            raise translated(error_of(exc), f"writing {topic}") from exc
+        left = producer.flush(timeout_s)
+        if failed:
+            raise translated(failed[0], f"writing {topic}")
+        if left:
+            raise BrokerUnavailable(f"{topic}: not acknowledged in {timeout_s:.0f} s")
+
+    def wait_for(
+        self, request_id: str, is_last: Callable[[RetrainEvent], bool], timeout_s: float
+    ) -> RetrainEvent:
+        """Return the first event of a request that ``is_last`` accepts, as soon as it is there.
+
+        Raises
+        ------
+        BrokerUnavailable
+            If it does not come in time.
+        """
+        deadline = Deadline(timeout_s)
+        with closing(self._rows(self.topics.retrain, "retrain_event.avsc", deadline)) as rows:
+            for row in rows:
+                event = None if row is None else RetrainEvent.from_dict(row)
+                if event is not None and event.request_id == request_id and is_last(event):
+                    return event
+        raise BrokerUnavailable(f"{request_id} has not ended within {timeout_s:.0f} s")
+
+    def _read(self, topic: str, schema_file: str, timeout_s: float) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        with closing(self._rows(topic, schema_file, Deadline(timeout_s))) as rows:
+            for row in rows:
+                if row is None:
+                    return found
+                found.append(row)
+        raise BrokerUnavailable(
+            f"{topic}: its end was not reached in {timeout_s:.0f} s; see 'penstock status'"
+        )
+
+    def _rows(
+        self, topic: str, schema_file: str, deadline: Deadline
+    ) -> Generator[dict[str, Any] | None]:
+        """Yield the records in order, and None wherever the end is reached, until the deadline."""
+        schema = schema_text(schema_file)
+        consumer = Consumer(
+            {
+                **self.kafka.as_librdkafka(),
+                "group.id": "penstock-cli",  # asked for, never joined
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+            }
+        )
+        try:
+            consumer.assign([TopicPartition(topic, _PARTITION, 0)])
+            while not deadline.expired:
+                message = consumer.poll(min(_POLL_S, deadline.remaining_s))
+                if message is None:
+                    continue
+                error = message.error()
+                if error is None:
+                    yield from self._decoded(message, schema)
+                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
+                    yield None
+                elif verdict(error) is not Verdict.RETRY:
+                    raise translated(error, f"reading {topic}")
+        finally:
+            consumer.close()
+
+    def _decoded(self, message: Message, schema: str) -> Iterator[dict[str, Any]]:
+        value = message.value()
+        if value is None:
+            return
+        try:
+            yield decode_one(value, self.registry.schema_text, schema)
+        except RecordError as exc:
+            where = f"{message.topic()} offset {message.offset()}"
+            console.note(f"penstock: {where} is unreadable and passed over: {exc}")
+
+
+def now_ms() -> int:
+    """Return the time now in milliseconds since the epoch, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def open_log(config: StackConfig, folder: Path) -> LifecycleLog:
+    """Return the log of one pipeline of a stack."""
+    from penstock_stack.registry_server import API_PATH
+
+    from penstock_cli.pipeline_status import topics_of
+
+    registry = RegistrySettings(url=config.endpoints.url("REGISTRY", API_PATH))
+    return LifecycleLog(
+        KafkaSettings(bootstrap_servers=config.endpoints.address("KAFKA")),
+        RegistryClient(registry),
+        topics_of(folder),
+    )

@@ -1,0 +1,182 @@
+"""``penstock retrain request``, ``retrain ls`` and ``retrain cancel``."""
+
+from __future__ import annotations
+
+import getpass
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock_cli import console
+from penstock_cli.options import (
+    DEFAULT_DATA_DIR,
+    DataDir,
+    ExitCode,
+    OutputFormat,
+    PipelineName,
+    PortOffset,
+    global_options,
+    pipeline_folder,
+    stack_config,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from penstock_schemas.records import RetrainEvent
+
+    from penstock_cli.lifecycle_log import LifecycleLog
+
+app = typer.Typer(help="Retraining: ask for it, follow it, call it off.", no_args_is_help=True)
+WAIT_S = 3_600.0
+
+
+@app.command("request")
+def request(
+    context: typer.Context,
+    pipeline: PipelineName,
+    reason: Annotated[str, typer.Option(help="Why, in words; kept in the history.")] = "by hand",
+    since: Annotated[
+        str | None, typer.Option(help="Train on events from then on, ISO 8601; UTC if unsaid.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it has ended.")] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    port_offset: PortOffset = None,
+) -> None:
+    """Ask for a retraining and print the request's id; retrain-trigger decides.
+
+    With --wait the exit code is 0 after a promotion, 4 if the policy suppressed it, else 1.
+    """
+    from penstock_schemas.records import RetrainEvent
+
+    from penstock_cli.lifecycle_log import now_ms
+
+    data_since = None if since is None else _time(since)
+    log = _log(pipeline, data_dir, port_offset)
+    event = RetrainEvent.request(
+        f"cli-{uuid.uuid4().hex[:12]}",
+        log.topics.pipeline,
+        now_ms(),
+        "cli",
+        actor=_user(),
+        reason=reason,
+        data_since=data_since,
+    )
+    log.append(event)
+    if wait:
+        raise typer.Exit(_wait(context, log, event.request_id))
+    if global_options(context).output is OutputFormat.json:
+        console.result_json({"request_id": event.request_id})
+    else:
+        console.result(event.request_id)
+
+
+@app.command("ls")
+def ls(
+    context: typer.Context,
+    pipeline: PipelineName,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    port_offset: PortOffset = None,
+) -> None:
+    """Show every request, why it was made, and what became of it."""
+    from penstock_cli.retrain_history import requests_of
+
+    log = _log(pipeline, data_dir, port_offset)
+    rows = [one.to_dict() for one in requests_of(log.retrain_events())]
+    if global_options(context).output is OutputFormat.json:
+        console.result_json({"pipeline": log.topics.pipeline, "requests": rows})
+    elif not rows:
+        console.note(f"no request for {log.topics.pipeline} yet")
+    else:
+        shown = ("requested_at", "request_id", "source", "state", "version", "auc", "why")
+        console.result_table(shown, [_flat(row) for row in rows])
+
+
+@app.command("cancel")
+def cancel(
+    context: typer.Context,
+    pipeline: PipelineName,
+    request_id: Annotated[
+        str | None, typer.Argument(help="The request; the one in flight if not given.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; otherwise only say what.")] = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    port_offset: PortOffset = None,
+) -> None:
+    """Call a retraining off; a dry run unless --yes."""
+    from penstock_cli.lifecycle_log import now_ms
+    from penstock_cli.retrain_history import requests_of, to_cancel
+
+    log = _log(pipeline, data_dir, port_offset)
+    found = to_cancel(requests_of(log.retrain_events()), request_id)
+    user = _user()
+    if yes:
+        log.append(
+            found.events[0].followed_by(
+                "cancelled", now_ms(), actor=user, reason=f"cancelled by {user}"
+            )
+        )
+    else:
+        console.note("dry run: nothing is changed without --yes")
+    facts = {"request_id": found.request_id, "state": found.last.state, "cancelled": yes}
+    if global_options(context).output is OutputFormat.json:
+        console.result_json(facts)
+    else:
+        console.result_table(tuple(facts), [facts])
+
+
+def _log(pipeline: str, data_dir: Path, port_offset: int | None) -> LifecycleLog:
+    from penstock_cli.lifecycle_log import open_log
+
+    folder = pipeline_folder(pipeline)
+    return open_log(stack_config(data_dir, [pipeline], port_offset), folder)
+
+
+def _wait(context: typer.Context, log: LifecycleLog, request_id: str) -> ExitCode:
+    from penstock_cli.retrain_history import ENDS, Request
+
+    seen: dict[str, RetrainEvent] = {}
+
+    def is_last(event: RetrainEvent) -> bool:
+        seen[event.event_id] = event
+        console.note(" ".join(filter(None, (event.state, event.verdict, event.reason))))
+        return event.state in ENDS
+
+    last = log.wait_for(request_id, is_last, WAIT_S)
+    if global_options(context).output is OutputFormat.json:
+        console.result_json(Request(tuple(seen.values())).to_dict())
+    else:
+        console.result(request_id)
+    if last.state == "suppressed":
+        return ExitCode.REFUSED
+    return ExitCode.OK if last.verdict == "promoted" else ExitCode.FAILED
+
+
+def _time(text: str) -> int:
+    from penstock_cli.retrain_history import parse_time
+
+    try:
+        return parse_time(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r}: {exc}", param_hint="--since") from exc
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return "unknown"
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    auc = row["metrics"].get("canary_auc") or row["metrics"].get("holdout_auc")
+    champion = row["metrics"].get("champion_auc") or row["metrics"].get("champion_holdout_auc")
+    known = [f"{value:.4f}" for value in (auc, champion) if value is not None]
+    return {
+        **row,
+        "state": " ".join(filter(None, (row["state"], row["verdict"]))),
+        "version": row["model_version"],
+        "auc": " vs champion ".join(known) or None,
+        "why": "; ".join(dict.fromkeys(filter(None, (row["requested_because"], row["reason"])))),
+    }
