@@ -7,6 +7,7 @@ again gives back its very bytes; any other row is doubtful and goes to a stricte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,7 @@ import pyruhvro
 
 from penstock_schemas.avro_columns import holds_map, repeats_key
 from penstock_schemas.avro_types import AvroType
+from penstock_schemas.framing import PREFIX_BYTES
 
 _LOGICAL: Final = frozenset({None, "date", "timestamp-millis", "timestamp-micros"})
 _KINDS: Final = frozenset({"boolean", "int", "long", "float", "double", "string", "enum"})
@@ -62,15 +64,22 @@ class BatchColumns:
 
 
 class BatchDecoder:
-    """Decoder of header-less datums of one schema, which `is_supported`."""
+    """Decoder of framed values of one schema, which `is_supported`."""
 
     def __init__(self, schema_text: str) -> None:
         self._text = schema_text
         self.schema: Final = batch_schema(schema_text)
         self._maps = [i for i, field in enumerate(self.schema) if holds_map(field.type)]
 
-    def decode(self, payloads: list[bytes]) -> BatchColumns:
-        """Decode what can be decoded; never raises for what the payloads hold."""
+    def decode(self, values: Sequence[bytes]) -> BatchColumns:
+        """Decode what can be decoded; never raises for what the values hold.
+
+        Parameters
+        ----------
+        values
+            Framed; the prefix is cut off unseen.
+        """
+        payloads = [value[PREFIX_BYTES:] for value in values]
         positions = np.arange(len(payloads), dtype=np.int64)
         doubtful: list[int] = []
         columns = self._columns(payloads)

@@ -7,13 +7,15 @@ inside a field) is resolved row by row in avro_rows.py.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from penstock_schemas.avro_batch import BatchColumns, BatchDecoder, is_supported
+from penstock_schemas.avro_batch import BatchColumns, BatchDecoder, batch_schema, is_supported
 from penstock_schemas.avro_parser import parse_record
+from penstock_schemas.avro_program import CompiledDecoder, batch_reader
 from penstock_schemas.avro_types import AvroField
 
 _PLAIN = (type(None), bool, int, float, str)
@@ -28,16 +30,21 @@ class _Source:
 
 
 class ProjectedDecoder:
-    """Decoder of one writer's datums into the columns of another schema; see `projected`."""
+    """Decoder of one writer's values into the columns of another schema; see `projected`."""
 
-    def __init__(self, writer_text: str, sources: list[_Source], schema: pa.Schema) -> None:
-        self._writer = BatchDecoder(writer_text)
+    def __init__(
+        self,
+        writer: BatchDecoder | CompiledDecoder,
+        sources: list[_Source],
+        schema: pa.Schema,
+    ) -> None:
+        self._writer = writer
         self._sources = sources
         self._schema = schema
 
-    def decode(self, payloads: list[bytes]) -> BatchColumns:
-        """Decode what can be decoded; never raises for what the payloads hold."""
-        decoded = self._writer.decode(payloads)
+    def decode(self, values: Sequence[bytes]) -> BatchColumns:
+        """Decode what can be decoded; never raises for what the values hold."""
+        decoded = self._writer.decode(values)
         arrays = [
             self._array(source, field, decoded.columns)
             for source, field in zip(self._sources, self._schema, strict=True)
@@ -67,9 +74,11 @@ def projected(writer_text: str, reader_text: str, schema: pa.Schema) -> Projecte
         return None
     written = {field.name: field for field in writer.fields}
     sources = [_source(field, written) for field in reader.fields]
-    if any(source is None for source in sources):
+    known = [source for source in sources if source is not None]
+    batches = batch_reader(writer_text, batch_schema(writer_text))
+    if len(known) < len(sources) or batches is None:
         return None
-    return ProjectedDecoder(writer_text, [s for s in sources if s is not None], schema)
+    return ProjectedDecoder(batches, known, schema)
 
 
 def _source(wanted: AvroField, written: dict[str, AvroField]) -> _Source | None:

@@ -1,8 +1,8 @@
 """Values to columns: Confluent-framed Avro and, for events, JSON.
 
-A batch is decoded at once in Rust. Whatever that decoder does not vouch for, because it raised or
-because encoding its columns again does not give back the same bytes, goes record by record to
-`avro_rows.RowReader`, so that a bad record never takes its neighbours along.
+A batch is decoded at once, by our own kernel where the schema allows it (`avro_program`), in Rust
+otherwise (`avro_batch`). Whatever these do not vouch for goes record by record to
+`avro_rows.RowReader`, so that a bad record never takes its neighbours along and has its reason.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from penstock_schemas.avro_batch import BatchDecoder, is_supported
+from penstock_schemas.avro_batch import BatchDecoder, batch_schema, is_supported
 from penstock_schemas.avro_columns import arrow_schema, columns_of
 from penstock_schemas.avro_parser import parse_record
+from penstock_schemas.avro_program import CompiledDecoder, batch_reader
 from penstock_schemas.avro_projection import ProjectedDecoder, projected
 from penstock_schemas.avro_rows import RowReader, parsed, row_reader
 from penstock_schemas.avro_types import InvalidSchema
 from penstock_schemas.errors import ConfigError, DecodeError, Oversize, RecordError, SchemaError
-from penstock_schemas.framing import PREFIX_BYTES, require_schema_id, schema_id_of
+from penstock_schemas.framing import framed_alike, require_schema_id, schema_id_of
 from penstock_schemas.json_events import JsonEvents
 
 SMALL_BATCH_ROWS: Final = 8
-"""Up to this many records are read one by one: measured, the batch decoder has a fixed cost."""
+"""Up to this many records are read one by one: measured, a call to Rust has a fixed cost."""
 _MAX_WRITERS: Final = 256
 
 Resolve = Callable[[int], str]
@@ -37,7 +38,7 @@ class _Writer:
     """How the values of one writer's schema are read: batches where possible, else rows."""
 
     rows: RowReader
-    batch: BatchDecoder | ProjectedDecoder | None
+    batch: CompiledDecoder | BatchDecoder | ProjectedDecoder | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class _Work:
 
     def __init__(self, values: Sequence[bytes | None]) -> None:
         self.values = values
+        self.raw: pa.BinaryArray | None = None
         self.errors: list[tuple[int, RecordError]] = []
         self.tombstones: list[int] = []
         self.framed: dict[int, list[int]] = {}
@@ -114,8 +116,9 @@ class ColumnarDecoder:
         self._writers: dict[int, _Writer] = {}
         try:
             record = parse_record(reader_schema)
-            self._batch = BatchDecoder(reader_schema) if is_supported(record) else None
-            self._schema = self._batch.schema if self._batch else arrow_schema(record)
+            is_batch = is_supported(record)
+            self._schema = batch_schema(reader_schema) if is_batch else arrow_schema(record)
+            self._batch = batch_reader(reader_schema, self._schema)
             self._json = JsonEvents(record) if json_allowed else None
             parsed(reader_schema)
         except InvalidSchema as exc:
@@ -151,14 +154,9 @@ class ColumnarDecoder:
     def _sort(self, work: _Work) -> None:
         """Put each row where it is read: by schema id, as JSON, or straight to the errors."""
         values, limit = work.values, self._max_bytes
-        try:
-            heads = {v[:PREFIX_BYTES] for v in values}  # type: ignore[index] # None: TypeError
-            largest = max(map(len, values), default=0)  # type: ignore[arg-type]
-        except TypeError:
-            heads, largest = set(), 0
-        only = schema_id_of(heads.pop()) if len(heads) == 1 else None
-        if only is not None and (limit is None or largest <= limit):
-            work.framed[only] = list(range(len(values)))
+        work.raw = framed_alike(values, limit)
+        if work.raw is not None:
+            work.framed[require_schema_id(values[0] or b"")] = list(range(len(values)))
             return
         for row, value in enumerate(values):
             if value is None:
@@ -190,12 +188,15 @@ class ColumnarDecoder:
         return known
 
     def _read_framed(self, work: _Work, writer: _Writer, rows: list[int]) -> None:
-        if writer.batch is None or len(rows) <= SMALL_BATCH_ROWS:
+        few = len(rows) <= SMALL_BATCH_ROWS and isinstance(writer.batch, BatchDecoder)
+        if writer.batch is None or few:
             self._read_rows(work, rows, writer.rows.read)
             return
-        payloads = [work.values[row][PREFIX_BYTES:] for row in rows]  # type: ignore[index]
         index = np.asarray(rows, dtype=np.int64)
-        decoded = writer.batch.decode(payloads)
+        if work.raw is not None and isinstance(writer.batch, CompiledDecoder):
+            decoded = writer.batch.decode_array(work.raw)
+        else:
+            decoded = writer.batch.decode([work.values[r] or b"" for r in rows])
         work.parts.append((index[decoded.positions], decoded.columns))
         if decoded.doubtful:
             self._read_rows(work, index[decoded.doubtful].tolist(), writer.rows.read)

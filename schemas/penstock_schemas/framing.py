@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+import numpy as np
+import pyarrow as pa
 
 from penstock_schemas.errors import DecodeError
 
@@ -43,3 +47,21 @@ def require_schema_id(value: bytes) -> int:
     if len(value) < PREFIX_BYTES:
         raise DecodeError("truncated prefix", expected="5 bytes", got=f"{len(value)}")
     return int.from_bytes(value[1:PREFIX_BYTES], "big")
+
+
+def framed_alike(values: Sequence[bytes | None], max_bytes: int | None) -> pa.BinaryArray | None:
+    """Return values as one array if all have the same prefix and none is too large; else None."""
+    raw = pa.array(values, type=pa.binary())
+    if not len(raw) or isinstance(raw, pa.ChunkedArray) or raw.null_count:
+        return None
+    _, ends_buffer, data_buffer = raw.buffers()
+    ends = np.frombuffer(ends_buffer, np.int32, len(raw) + 1)
+    lengths = np.diff(ends)
+    if lengths.min() < PREFIX_BYTES or (max_bytes is not None and lengths.max() > max_bytes):
+        return None
+    data = np.frombuffer(data_buffer, np.uint8)
+    starts = ends[:-1]
+    alike = data[0] == MAGIC and all(
+        (data[starts + i] == data[i]).all() for i in range(PREFIX_BYTES)
+    )
+    return raw if alike else None
