@@ -41,18 +41,21 @@ def mean_score(matrix: Matrix) -> Matrix:
 
 
 class FakeScorer:
-    """A model server that answers with a function; every call is recorded."""
+    """A model server that answers with a function, or one per model; every call is recorded."""
 
     def __init__(self) -> None:
         self.respond: Respond = mean_score
+        self.by_model: dict[str, Respond] = {}
         self.calls: list[Matrix] = []
+        self.asked: list[tuple[str, float]] = []
 
     def start(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> ScoringCall:
         chunks = []
         for at in range(0, len(matrix), model.max_rows):
             chunk: Future[Matrix] = Future()
             try:
-                chunk.set_result(self._answer(matrix[at : at + model.max_rows]))
+                self.asked.append((model.name, timeout_s))
+                chunk.set_result(self._answer(model.name, matrix[at : at + model.max_rows]))
             except PenstockError as exc:
                 chunk.set_exception(exc)
             chunks.append(chunk)
@@ -61,9 +64,9 @@ class FakeScorer:
     def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
         return self.start(model, matrix, timeout_s).scores(timeout_s)
 
-    def _answer(self, rows: Matrix) -> Matrix:
+    def _answer(self, name: str, rows: Matrix) -> Matrix:
         self.calls.append(rows)
-        return self.respond(rows)
+        return self.by_model.get(name, self.respond)(rows)
 
 
 def vector(number: int, **changes: Any) -> dict[str, Any]:

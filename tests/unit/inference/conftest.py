@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from harness.inference_fakes import NOW_MS, PREDICTION_ID, WIDTH, FakeScorer, version
-from penstock_inference.handler import Codecs, InferenceHandler, Model
+from penstock_inference.handler import Codecs, InferenceHandler
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
+from penstock_inference.model_calls import Model
 from penstock_inference.pipeline import Signature
-from penstock_inference.routing import Route
+from penstock_inference.routing import Route, RouteTable
 from penstock_inference.triton import ServedModel
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.schema_files import schema_text
@@ -44,7 +45,7 @@ def handler(scorer: FakeScorer, route: Route, metrics: InferenceMetrics) -> Infe
             ),
             ColumnarEncoder(schema_text("prediction.avsc"), PREDICTION_ID),
         ),
-        model=Model(scorer, lambda: route, timeout_s=5.0),
+        model=Model(scorer, lambda: RouteTable("tiny", 1, route), timeout_s=5.0),
         signature=Signature("tiny", 0.3, "attempt-1"),
         metrics=metrics,
         clock_ms=lambda: NOW_MS,

@@ -32,6 +32,8 @@ class FakeLink:
         self.is_away = False
         self.versions = ["1"]
         self.the_route = Route(version(), ServedModel("tiny__1", WIDTH, 1024))
+        self.canary = Route(version("2"), ServedModel("tiny__2", WIDTH, 1024), "canary")
+        self.canary_keys: set[bytes | None] = set()
 
     @property
     def ready(self) -> bool:
@@ -44,6 +46,10 @@ class FakeLink:
         if self.is_away:
             raise ModelUnavailable("the model server does not answer")
         return Scored(route, mean_score(matrix))
+
+    async def answer(self, key: bytes | None, matrix: Matrix) -> Scored:
+        route = self.canary if key in self.canary_keys else self.the_route
+        return await self.score(route, matrix)
 
 
 class Published(list[tuple[bytes | None, dict[str, Any]]]):
@@ -223,6 +229,18 @@ def test_predict_by_named_fields(client: TestClient, published: Published) -> No
     assert answer.json()["scores"] == [0.25]
     assert answer.json()["inputs"]["amount"] == 0.25
     assert published[0][0] == b"k1"
+
+
+def test_predict_asks_the_version_of_the_events_key(
+    client: TestClient, link: FakeLink, published: Published
+) -> None:
+    link.canary_keys = {b"k1"}
+    assert client.post("/predict/tiny", json={"amount": 0.25}).json()["model_version"] == "2"
+    assert (published[0][1]["model_version"], published[0][1]["variant"]) == ("2", "canary")
+    by_features = client.post("/predict/tiny", json={"features": [0.2, 0.4, 0.9]})
+    assert by_features.json()["model_version"] == "1", "no key, so the champion"
+    infer = client.post("/v2/models/tiny/infer", json=infer_body())
+    assert infer.json()["model_version"] == "1"
 
 
 def test_predict_says_what_was_expected(client: TestClient, published: Published) -> None:

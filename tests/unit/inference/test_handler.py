@@ -13,7 +13,8 @@ from harness.inference_fakes import (
     prediction,
     vector,
 )
-from penstock_inference.handler import InferenceHandler, Model
+from penstock_inference.handler import InferenceHandler
+from penstock_inference.model_calls import Model
 from penstock_inference.tensors import Matrix
 from penstock_schemas.errors import ModelRejected, ModelUnavailable, ShapeMismatch
 from penstock_streaming.handler import HandledBatch, MessageBatch
@@ -157,7 +158,7 @@ def test_model_that_is_away_makes_no_dead_letter(
     def away(matrix: Matrix) -> Matrix:
         raise make()
 
-    monkeypatch.setattr("penstock_inference.handler.ISOLATION_S", 0.0)
+    monkeypatch.setattr("penstock_inference.model_calls.ISOLATION_S", 0.0)
     scorer.respond = away
     pending = handler.submit(batch([framed(vector(i)) for i in range(5)]))
     with pytest.raises(ModelUnavailable):

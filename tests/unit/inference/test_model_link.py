@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from harness.inference_fakes import WIDTH, version
-from penstock_inference.metrics import InferenceMetrics
+from penstock_inference.loaded_models import LoadedModels
+from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_link import ModelLink
 from penstock_inference.routing import serving
 from penstock_inference.triton import ServedModel
@@ -20,20 +21,22 @@ class FakeServer:
         self.loads: list[str] = []
         self.is_away = False
         self.width = WIDTH
+        self.broken: set[str] = set()
+        self.score_widths: dict[str, int] = {}
 
     def ready(self, name: str) -> bool:
         return not self.is_away and name in self.loaded
 
     def load(self, name: str) -> None:
         self.loads.append(name)
-        if self.is_away:
+        if self.is_away or name in self.broken:
             raise ModelUnavailable("away")
         self.loaded.add(name)
 
     def describe(self, name: str) -> ServedModel:
         if name not in self.loaded:
             raise ModelUnavailable("not loaded")
-        return ServedModel(name, self.width, max_rows=1024)
+        return ServedModel(name, self.width, 1024, self.score_widths.get(name, 1))
 
 
 def state(revision: int, *versions: ModelVersion) -> RoutingState:
@@ -50,8 +53,35 @@ def server() -> FakeServer:
 
 
 @pytest.fixture
-def link(server: FakeServer, metrics: InferenceMetrics) -> ModelLink:
-    return ModelLink(nothing, server, width=WIDTH, max_rows=256, metrics=metrics)
+def now() -> list[float]:
+    return [1000.0]
+
+
+@pytest.fixture
+def link(server: FakeServer, metrics: InferenceMetrics, now: list[float]) -> ModelLink:
+    models = LoadedModels(server, WIDTH, max_rows=256, clock=lambda: now[0])
+    return ModelLink(nothing, models, metrics)
+
+
+def canaried(revision: int = 2, weight: int = 10) -> RoutingState:
+    champion = version("1", weight=100 - weight)
+    return state(
+        revision, champion, version("2", alias="challenger", weight=weight, state="canary")
+    )
+
+
+def served(link: ModelLink) -> dict[str, float]:
+    """Return the share of the keys of each version that serves."""
+    table = link.table
+    assert table is not None
+    versions = [route.version.version for route in table.routes]
+    return dict(zip(versions, table.weights, strict=True))
+
+
+def shown(families: InferenceFamilies) -> dict[tuple[str, str], float]:
+    """Return what the metric says: weight by version and variant."""
+    samples = next(iter(families.weight.collect())).samples
+    return {(s.labels["version"], s.labels["variant"]): s.value for s in samples}
 
 
 def test_version_serves_once_it_is_loaded(link: ModelLink, server: FakeServer) -> None:
@@ -129,3 +159,122 @@ def test_version_by_number(link: ModelLink, server: FakeServer) -> None:
 def test_only_a_serving_champion_takes_traffic(changes: dict[str, Any]) -> None:
     assert serving(state(1, version("1", **changes))) is None
     assert serving(state(1, version("1", **changes), version("2"))) == version("2")
+
+
+def test_canary_is_loaded_and_takes_its_share(
+    link: ModelLink, server: FakeServer, families: InferenceFamilies
+) -> None:
+    link.on_state(state(1))
+    link.keep()
+    link.on_state(canaried())
+    link.keep()
+    assert server.loads == ["tiny__1", "tiny__2"], "what is loaded is not loaded again"
+    assert served(link) == {"1": 90.0, "2": 10.0}
+    assert shown(families) == {("1", "champion"): 90.0, ("2", "canary"): 10.0}
+    table = link.table
+    assert table is not None
+    assert table.revision == 2
+    assert [route.variant for route in table.routes] == ["champion", "canary"]
+    assert [route.model.max_rows for route in table.routes] == [256, 256]
+
+
+def test_promotion_and_rejection_need_no_load(
+    link: ModelLink, server: FakeServer, families: InferenceFamilies
+) -> None:
+    link.on_state(canaried())
+    link.keep()
+    server.broken = {"tiny__1", "tiny__2"}
+    draining = version("1", alias="", weight=0, state="draining")
+    link.on_state(state(3, version("2"), draining))
+    link.keep()
+    assert served(link) == {"2": 100.0}
+    assert server.loaded == {"tiny__1", "tiny__2"}, "nothing is unloaded here"
+    expected = {("1", "champion"): 0.0, ("2", "canary"): 0.0, ("2", "champion"): 100.0}
+    assert shown(families) == expected
+    drained = link.route_of("1")
+    assert drained is not None
+    assert drained.model.name == "tiny__1"
+
+
+@pytest.mark.parametrize("trouble", ["does not load", "other width of scores"])
+def test_canary_that_cannot_serve_leaves_its_keys_to_the_champion(
+    link: ModelLink,
+    server: FakeServer,
+    families: InferenceFamilies,
+    now: list[float],
+    caplog: pytest.LogCaptureFixture,
+    trouble: str,
+) -> None:
+    def canary_out() -> float:
+        return families.canary_out.labels("tiny", "tiny", "2")._value.get()
+
+    if trouble == "does not load":
+        server.broken.add("tiny__2")
+    else:
+        server.score_widths["tiny__2"] = 2
+    link.on_state(canaried())
+    link.keep()
+    link.keep()
+    assert link.ready
+    assert served(link) == {"1": 100.0}
+    assert server.loads.count("tiny__2") == 1, "the next try is a while away"
+    assert canary_out() == 1
+    assert [r.message for r in caplog.records if "canary tiny__2" in r.message] != []
+    server.broken.clear()
+    server.score_widths.clear()
+    server.loaded.discard("tiny__2")
+    now[0] += 1.0
+    link.keep()
+    assert served(link) == {"1": 90.0, "2": 10.0}
+    assert canary_out() == 0
+
+
+def test_canary_that_is_withdrawn_leaves_no_trouble(
+    link: ModelLink, server: FakeServer, families: InferenceFamilies
+) -> None:
+    server.broken.add("tiny__2")
+    link.on_state(canaried())
+    link.keep()
+    link.on_state(state(3, version(), version("2", alias="", weight=0, state="retired")))
+    link.keep()
+    assert families.canary_out.labels("tiny", "tiny", "2")._value.get() == 0
+    assert served(link) == {"1": 100.0}
+
+
+def test_canary_lost_by_the_server_is_loaded_again(link: ModelLink, server: FakeServer) -> None:
+    link.on_state(canaried())
+    link.keep()
+    server.loaded.discard("tiny__2")
+    link.keep()
+    assert server.loads == ["tiny__1", "tiny__2", "tiny__2"]
+    assert served(link) == {"1": 90.0, "2": 10.0}
+    server.loaded.discard("tiny__2")
+    server.broken.add("tiny__2")
+    link.keep()
+    assert served(link) == {"1": 100.0}
+    assert link.ready
+
+
+def test_whole_old_revision_serves_until_the_new_champion_is_ready(
+    link: ModelLink, server: FakeServer
+) -> None:
+    link.on_state(canaried())
+    link.keep()
+    server.broken.add("tiny__3")
+    canary = version("2", alias="challenger", weight=20, state="canary")
+    link.on_state(state(3, version("3", weight=80), canary))
+    with pytest.raises(ModelUnavailable):
+        link.keep()
+    assert served(link) == {"1": 90.0, "2": 10.0}
+    server.broken.clear()
+    link.keep()
+    assert served(link) == {"3": 80.0, "2": 20.0}
+
+
+def test_version_that_takes_traffic_is_known_by_number(link: ModelLink, server: FakeServer) -> None:
+    link.on_state(canaried())
+    link.keep()
+    server.loaded.clear()
+    route = link.route_of("2")
+    assert route is not None
+    assert route.variant == "canary"

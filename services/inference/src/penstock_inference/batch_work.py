@@ -19,6 +19,8 @@ class BatchWork:
 
     Parameters
     ----------
+    champion
+        Whose refusal makes a dead letter.
     vectors
         The rows that are still good.
     rows
@@ -26,7 +28,7 @@ class BatchWork:
     """
 
     batch: MessageBatch
-    route: Route
+    champion: Route
     vectors: Vectors
     rows: Rows
     dead: list[tuple[int, RecordError]] = field(default_factory=list)
@@ -38,7 +40,7 @@ class BatchWork:
         for at, error in errors:
             row = int(self.rows[at])
             place = self.vectors.origin[at].as_py()
-            error.model = self.route.model.name
+            error.model = self.champion.model.name
             self.dead.append((row, error))
             self.origins[row] = f"{place['topic']}/{place['partition']}/{place['offset']}"
 

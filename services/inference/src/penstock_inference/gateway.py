@@ -83,7 +83,7 @@ class Gateway:
         return PipelineService(
             signature=Signature(config.pipeline, threshold_of(settings, pipeline), self._attempt),
             width=len(config.feature_names),
-            scorer=LinkedScorer(config, link, self._server),
+            scorer=LinkedScorer(config, link, self._server, metrics),
             publisher=publisher,
             vector=lambda body: vectors.result().vector(body),
             executor=executor,

@@ -18,10 +18,7 @@ from penstock_schemas.errors import ModelRejected, RecordError, RetryableError
 
 from penstock_inference import oip
 from penstock_inference.metrics import InferenceFamilies
-from penstock_inference.pipeline import (
-    EventVector,
-    decisions,
-)
+from penstock_inference.pipeline import EventVector, decisions
 from penstock_inference.request_numbers import row_of_numbers
 from penstock_inference.rest_service import PipelineService, now_ms
 from penstock_inference.routing import Route
@@ -196,8 +193,8 @@ def _add_predict(app: FastAPI, services: Mapping[str, PipelineService]) -> None:
             event = _from_features(fields, service.width)
         else:
             event = await service.event_vector(body)
-        route = await _route(service, None)
-        scored = await service.scorer.score(route, event.matrix)
+        key = event.key.encode() if event.key else None
+        scored = await service.scorer.answer(key, event.matrix)
         service.publish(event.key or None, [event.event_id], event.time_ms, scored, event.matrix)
         threshold = service.signature.threshold
         answer = {
@@ -206,7 +203,7 @@ def _add_predict(app: FastAPI, services: Mapping[str, PipelineService]) -> None:
             "scores": scored.scores[0].tolist(),
             "decision": bool(decisions(scored.scores, threshold)[0]),
             "threshold": threshold,
-            "model_version": route.version.version,
+            "model_version": scored.route.version.version,
         }
         return Response(json.dumps(answer), media_type="application/json")
 

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Literal
 
+from penstock_schemas.records import ModelVersion
 from penstock_telemetry.metrics import LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from penstock_inference.routing import Route
+from penstock_inference.routing import Route, RouteTable
 
 Stage = Literal["decode", "infer", "encode"]
 
@@ -40,18 +41,34 @@ class InferenceMetrics:
 
     def predicted(self, route: Route, rows: int) -> None:
         """Count predictions of a version."""
-        version = route.version
-        self._families.predictions.labels(
-            self._pipeline, version.model_name, version.version, route.variant
-        ).inc(rows)
+        self._families.predictions.labels(self._pipeline, *_labels(route)).inc(rows)
 
-    def serving(self, route: Route | None, previous: Route | None) -> None:
-        """Show which version serves."""
-        for shown, weight in ((previous, 0), (route, route.version.weight if route else 0)):
-            if shown is not None:
-                self._families.weight.labels(
-                    self._pipeline, shown.version.model_name, shown.version.version
-                ).set(weight)
+    def fell_back(self, canary: Route, rows: int) -> None:
+        """Count rows of a canary's keys that the champion answered."""
+        version = canary.version
+        self._families.fallbacks.labels(self._pipeline, version.model_name, version.version).inc(
+            rows
+        )
+
+    def canary_out(self, version: ModelVersion, is_out: bool) -> None:
+        """Show whether a canary takes no traffic though it should."""
+        labels = (self._pipeline, version.model_name, version.version)
+        self._families.canary_out.labels(*labels).set(int(is_out))
+
+    def serving(self, table: RouteTable | None, previous: RouteTable | None) -> None:
+        """Show which versions serve, and for which share of the keys."""
+        shown: dict[tuple[str, str, str], float] = {}
+        for route in () if previous is None else previous.routes:
+            shown[_labels(route)] = 0.0
+        if table is not None:
+            for route, weight in zip(table.routes, table.weights, strict=True):
+                shown[_labels(route)] = weight
+        for labels, weight in shown.items():
+            self._families.weight.labels(self._pipeline, *labels).set(weight)
+
+
+def _labels(route: Route) -> tuple[str, str, str]:
+    return route.version.model_name, route.version.version, route.variant
 
 
 class InferenceFamilies:
@@ -79,7 +96,20 @@ class InferenceFamilies:
         )
         self.weight = Gauge(
             "penstock_served_weight_percent",
-            "Share of keys of a model version, percent.",
+            "Share of the keys that a model version answers, percent; 0 once it does not any more.",
+            ["pipeline", "model", "version", "variant"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.fallbacks = Counter(
+            "penstock_inference_canary_fallbacks_total",
+            "Rows of a canary's keys that the champion answered, because the canary did not.",
+            ["pipeline", "model", "version"],
+            registry=registry,
+        )
+        self.canary_out = Gauge(
+            "penstock_inference_canary_out",
+            "1 while a canary does not load or does not fit, and the champion has its keys.",
             ["pipeline", "model", "version"],
             registry=registry,
             multiprocess_mode="livemax",

@@ -1,7 +1,8 @@
-"""Keeps a process on the model version that the routing topic orders.
+"""Keeps a process on the model versions that the routing topic orders.
 
 The topic is the order, the model server the fact: a thread brings the fact to the order, loads
-what the server has lost in a restart, and swaps the route only when the new version is ready.
+what the server has lost in a restart, and swaps the routes, one whole revision at a time, only when
+the new champion is ready. A canary that is not ready holds nothing up: the champion answers for it.
 """
 
 from __future__ import annotations
@@ -9,15 +10,22 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Protocol
 
-from penstock_schemas.errors import ConfigError, PenstockError, RetryableError
+from penstock_schemas.errors import PenstockError, RetryableError
 from penstock_schemas.records import ModelVersion, RoutingState
 
+from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceMetrics
-from penstock_inference.routing import Route, is_newer, named, serving
-from penstock_inference.triton import ServedModel
+from penstock_inference.routing import (
+    Route,
+    RouteTable,
+    canaries,
+    is_newer,
+    named,
+    route_table,
+    serving,
+    variant_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,63 +37,45 @@ Follow = Callable[[threading.Event, Callable[[RoutingState], None]], None]
 """Calls back with each routing state, the present one first, until the event is set."""
 
 
-class ModelServer(Protocol):
-    """What the link asks of the model server; `TritonServer` in service."""
-
-    def ready(self, name: str) -> bool:
-        """Tell whether a model is loaded and ready."""
-
-    def load(self, name: str) -> None:
-        """Load a model."""
-
-    def describe(self, name: str) -> ServedModel:
-        """Return what the server says about a loaded model."""
-
-
 class ModelLink:
-    """The route of one pipeline, kept up to date by two threads.
+    """The routes of one pipeline, kept up to date by two threads.
 
     Parameters
     ----------
     follow
         Reads the routing topic.
-    server
-        The model server.
-    width, max_rows
-        Number of features of the pipeline, and most rows of a call that it allows.
+    models
+        What is loaded on the model server.
     metrics
         Shows what serves.
     """
 
-    def __init__(
-        self,
-        follow: Follow,
-        server: ModelServer,
-        *,
-        width: int,
-        max_rows: int,
-        metrics: InferenceMetrics,
-    ) -> None:
+    def __init__(self, follow: Follow, models: LoadedModels, metrics: InferenceMetrics) -> None:
         self._follow = follow
-        self._server = server
-        self._width = width
-        self._max_rows = max_rows
+        self._models = models
         self._metrics = metrics
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._state: RoutingState | None = None
-        self._route: Route | None = None
+        self._table: RouteTable | None = None
+        self._canaries: list[ModelVersion] = []
         self._is_ready = False
-        self._trouble = ""
+        self._troubles: dict[str, str] = {}
         self._threads = [
             threading.Thread(target=self._run_follower, name="routing-topic", daemon=True),
             threading.Thread(target=self._run_keeper, name="model-keeper", daemon=True),
         ]
 
     @property
+    def table(self) -> RouteTable | None:
+        """Who answers for which keys now; None while nothing serves."""
+        return self._table
+
+    @property
     def route(self) -> Route | None:
-        """What serves now; None while nothing does."""
-        return self._route
+        """The champion's route now; None while nothing serves."""
+        table = self._table
+        return None if table is None else table.champion
 
     @property
     def state(self) -> RoutingState | None:
@@ -94,8 +84,8 @@ class ModelLink:
 
     @property
     def ready(self) -> bool:
-        """Tell whether the ordered version answered the last time it was asked."""
-        return self._is_ready and self._route is not None
+        """Tell whether the ordered champion answered the last time it was asked."""
+        return self._is_ready and self._table is not None
 
     def start(self) -> None:
         """Start the threads."""
@@ -118,11 +108,14 @@ class ModelLink:
         ModelUnavailable
             The version is known and not loaded.
         """
-        route = self._route
-        if route is not None and route.version.version == version:
-            return route
+        table = self._table
+        for route in () if table is None else table.routes:
+            if route.version.version == version:
+                return route
         found = named(self._state, version)
-        return None if found is None else self._route_to(found)
+        if found is None:
+            return None
+        return Route(found, self._models.describe(found), variant_of(found))
 
     def on_state(self, state: RoutingState) -> None:
         """Take a routing state; an older revision than the known one is ignored."""
@@ -131,47 +124,64 @@ class ModelLink:
             self._wake.set()
 
     def keep(self) -> None:
-        """Bring the route to the newest state, once; called by the keeper's thread.
+        """Bring the routes to the newest state, once; called by the keeper's thread.
 
         Raises
         ------
         ModelUnavailable
-            The server is away or the version does not load; the old route stays.
+            The server is away or the champion does not load; the old routes stay.
         ConfigError
-            The version does not fit the pipeline; the old route stays.
+            The champion does not fit the pipeline; the old routes stay.
         """
-        wanted = serving(self._state)
-        current = self._route
-        if wanted is None:
+        state = self._state  # read once: the follower may replace it meanwhile
+        wanted = serving(state)
+        if state is None or wanted is None:
             self._is_ready = False
             self._swap(None)
-        elif current is None or current.version != wanted:
-            self._server.load(wanted.served_as)
-            self._swap(self._route_to(wanted))
-            self._is_ready = True
-        elif self._server.ready(wanted.served_as):
-            self._is_ready = True
-        else:
-            self._is_ready = False
-            self._server.load(wanted.served_as)
-            self._is_ready = True
-
-    def _route_to(self, version: ModelVersion) -> Route:
-        model = self._server.describe(version.served_as)
-        if model.width != self._width:
-            raise ConfigError(
-                f"model {version.served_as} takes {model.width} features, "
-                f"the pipeline has {self._width}"
-            )
-        return Route(version, replace(model, max_rows=min(model.max_rows, self._max_rows)))
-
-    def _swap(self, route: Route | None) -> None:
-        if route == self._route:
+            self._show_canaries([])
             return
-        self._metrics.serving(route, self._route)
-        self._route = route
-        shown = "nothing" if route is None else route.model.name
-        logger.info("serving %s, revision %s", shown, self._state and self._state.revision)
+        model = self._models.known(wanted)
+        if model is None:
+            # While another version is loaded the old one answers; without its own it does not.
+            self._is_ready = self._is_ready and not self._serves(wanted)
+            model = self._models.load(wanted)
+        self._is_ready = True
+        loaded = {wanted.served_as: model}
+        candidates = canaries(state)
+        for version in candidates:
+            canary = self._models.canary(version, model)
+            if canary is not None:
+                loaded[version.served_as] = canary
+        self._swap(route_table(state, loaded))
+        self._models.forget_all_but([wanted, *candidates])
+        self._show_canaries(candidates)
+
+    def _show_canaries(self, candidates: list[ModelVersion]) -> None:
+        """Show and log which canaries take no traffic, and why."""
+        for version in {*self._canaries, *candidates}:
+            trouble = self._models.troubles.get(version.served_as, "")
+            self._metrics.canary_out(version, bool(trouble))
+            self._say(f"canary {version.served_as}", trouble)
+        self._canaries = candidates
+
+    def _serves(self, version: ModelVersion) -> bool:
+        route = self.route
+        return route is not None and route.version.served_as == version.served_as
+
+    def _swap(self, table: RouteTable | None) -> None:
+        old = self._table
+        if table == old:
+            return
+        self._metrics.serving(table, old)
+        self._table = table
+        if table is None:
+            logger.info("serving nothing")
+            return
+        shown = ", ".join(
+            f"{route.model.name} {weight:g} %"
+            for route, weight in zip(table.routes, table.weights, strict=True)
+        )
+        logger.info("serving %s, revision %s", shown, table.revision)
 
     def _run_follower(self) -> None:
         while not self._stop.is_set():
@@ -189,21 +199,23 @@ class ModelLink:
         while not self._stop.is_set():
             try:
                 self.keep()
-                self._say("")
+                self._say("model", "")
             except PenstockError as exc:
                 self._is_ready = False
-                self._say(str(exc))
+                self._say("model", str(exc))
             except Exception:
                 self._is_ready = False
                 logger.exception("model keeper")
             self._wake.wait(CHECK_S)
             self._wake.clear()
 
-    def _say(self, trouble: str) -> None:
+    def _say(self, what: str, trouble: str) -> None:
         """Log a trouble when it begins, changes or ends, not every second."""
-        if trouble != self._trouble:
-            if trouble:
-                logger.warning("model: %s", trouble)
-            else:
-                logger.info("model: ready again")
-            self._trouble = trouble
+        if trouble == self._troubles.get(what, ""):
+            return
+        if trouble:
+            self._troubles[what] = trouble
+            logger.warning("%s: %s", what, trouble)
+        else:
+            del self._troubles[what]
+            logger.info("%s: no trouble any more", what)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from penstock_schemas.records import ModelVersion
 from penstock_streaming.handler import MessageBatch
 
+from penstock_inference.routing import Route, Which
 from penstock_inference.tensors import Matrix, Rows, list_column
 
 PREDICTED = "predicted"
@@ -77,6 +78,44 @@ class Vectors:
 
 
 @dataclass(frozen=True, slots=True)
+class AnsweredBy:
+    """Which route gave the scores of each row.
+
+    Parameters
+    ----------
+    which
+        Per row an index in ``routes``; None where the first gave all.
+    """
+
+    routes: tuple[Route, ...]
+    which: Which | None = None
+
+    def keep(self, rows: Rows) -> AnsweredBy:
+        """Return some of the rows."""
+        return self if self.which is None else AnsweredBy(self.routes, self.which[rows])
+
+    def counts(self, rows: int) -> Iterator[tuple[Route, int]]:
+        """Yield each route that gave scores, and to how many of ``rows`` rows."""
+        if self.which is None:
+            yield self.routes[0], rows
+            return
+        counts = np.bincount(self.which, minlength=len(self.routes))
+        yield from ((self.routes[at], int(counts[at])) for at in np.flatnonzero(counts))
+
+    def columns(self, rows: int) -> tuple[pa.Array, pa.Array, pa.Array]:
+        """Return model name, version and variant of each of ``rows`` rows."""
+        facts = [(r.version.model_name, r.version.version, r.variant) for r in self.routes]
+        if self.which is None:
+            name, version, variant = (pa.repeat(fact, rows) for fact in facts[0])
+            return name, version, variant
+        index = pa.array(self.which)
+        name, version, variant = (
+            pa.array(column, pa.string()).take(index) for column in zip(*facts, strict=True)
+        )
+        return name, version, variant
+
+
+@dataclass(frozen=True, slots=True)
 class EventVector:
     """One event as the model sees it.
 
@@ -138,8 +177,7 @@ def decisions(scores: Matrix, threshold: float) -> npt.NDArray[np.bool_]:
 def prediction_columns(
     vectors: Vectors,
     scores: Matrix,
-    version: ModelVersion,
-    variant: str,
+    answered_by: AnsweredBy,
     signature: Signature,
     predicted_at_ms: int,
 ) -> pa.RecordBatch:
@@ -151,12 +189,11 @@ def prediction_columns(
         n feature vectors.
     scores
         Shape (n, k), float32, all finite.
-    variant
-        champion, canary or shadow.
     predicted_at_ms
         When the model answered, milliseconds since the epoch, UTC.
     """
     n = len(vectors)
+    model_name, model_version, variant = answered_by.columns(n)
     predicted_at = np.full(n, predicted_at_ms, dtype="datetime64[ms]")
     return pa.RecordBatch.from_pydict(
         {
@@ -164,9 +201,9 @@ def prediction_columns(
             "event_time": vectors.event_time,
             "predicted_at": pa.array(predicted_at),
             "pipeline": pa.repeat(signature.pipeline, n),
-            "model_name": pa.repeat(version.model_name, n),
-            "model_version": pa.repeat(version.version, n),
-            "variant": pa.repeat(variant, n),
+            "model_name": model_name,
+            "model_version": model_version,
+            "variant": variant,
             "scores": list_column(scores),
             "decision": pa.array(decisions(scores, signature.threshold)),
             "threshold": pa.array(np.full(n, signature.threshold, dtype=np.float32)),

@@ -12,7 +12,13 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
-from penstock_inference.pipeline import EventVector, Signature, Vectors, prediction_columns
+from penstock_inference.pipeline import (
+    AnsweredBy,
+    EventVector,
+    Signature,
+    Vectors,
+    prediction_columns,
+)
 from penstock_inference.scoring import Scored, Scorer
 from penstock_inference.tensors import Matrix
 
@@ -59,11 +65,10 @@ class PipelineService:
             pa.struct({"topic": pa.string(), "partition": pa.int32(), "offset": pa.int64()}),
         )
         vectors = Vectors(pa.array(ids, pa.string()), times, m, origin)
-        route = scored.route
         self.publisher.publish(
             None if key is None else key.encode(),
             prediction_columns(
-                vectors, scored.scores, route.version, route.variant, self.signature, now_ms()
+                vectors, scored.scores, AnsweredBy((scored.route,)), self.signature, now_ms()
             ),
         )
 

@@ -23,8 +23,10 @@ from penstock_streaming.settings import LoopSettings
 from penstock_telemetry.logs import configure_logging
 from prometheus_client import CollectorRegistry
 
-from penstock_inference.handler import Codecs, InferenceHandler, Model
+from penstock_inference.handler import Codecs, InferenceHandler
+from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
+from penstock_inference.model_calls import Model
 from penstock_inference.model_link import ModelLink
 from penstock_inference.pipeline import Signature
 from penstock_inference.run_facts import own_facts, remove_replica, write_replica
@@ -147,7 +149,7 @@ class Router:
                 ColumnarDecoder(projection("feature_vector.avsc", INPUT_FIELDS), resolve),
                 ColumnarEncoder(text, schema_id),
             ),
-            model=Model(self._server, lambda: self._link.route, config.model.timeout_s),
+            model=Model(self._server, lambda: self._link.table, config.model.timeout_s),
             signature=Signature(
                 config.pipeline, threshold_of(self._settings, self._pipeline), self._attempt
             ),
@@ -184,13 +186,10 @@ def link_to_model(
     """Return the link between a pipeline's routing topic and the model server, not started."""
     config = pipeline.config
     topic = RoutingTopic(settings.kafka, registry, config.topic_names.models, config.pipeline)
-    return ModelLink(
-        topic.follow,
-        server,
-        width=len(config.feature_names),
-        max_rows=config.model.max_batch_rows,
-        metrics=metrics,
+    models = LoadedModels(
+        server, width=len(config.feature_names), max_rows=config.model.max_batch_rows
     )
+    return ModelLink(topic.follow, models, metrics)
 
 
 def threshold_of(settings: InferenceSettings, pipeline: LoadedPipeline) -> float:

@@ -1,16 +1,29 @@
-"""From a routing state to the version that scores a batch.
+"""From a routing state to the version that scores each record.
 
-Pure. Today the champion takes every key; shares by weight come with canaries, which is why the
-choice is made over the list of versions and returned as a list.
+Pure. A version's share is a range of buckets, and a key's bucket never changes: the same key meets
+the same version for as long as the weights stay, and raising a weight only adds keys to it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from penstock_schemas.records import ModelVersion, RoutingState
+from penstock_streaming.key_share import BUCKETS, buckets
 
 from penstock_inference.triton import ServedModel
+
+CHAMPION: Final = "champion"
+CANARY: Final = "canary"
+SHADOW: Final = "shadow"
+BUCKETS_PER_PERCENT: Final = BUCKETS // 100
+
+Which = npt.NDArray[np.int8]
+"""Per row the index of its route in `RouteTable.routes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +38,61 @@ class Route:
 
     version: ModelVersion
     model: ServedModel
-    variant: str = "champion"
+    variant: str = CHAMPION
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The buckets of a canary, from ``first`` to before ``stop``."""
+
+    route: Route
+    first: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTable:
+    """Who answers for which keys: one revision, never changed.
+
+    Parameters
+    ----------
+    pipeline
+        Salt of the buckets.
+    canaries
+        Those that are loaded; all other buckets are the champion's.
+    """
+
+    pipeline: str
+    revision: int
+    champion: Route
+    canaries: tuple[Share, ...] = ()
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The champion, then the canaries."""
+        return (self.champion, *(share.route for share in self.canaries))
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Share of the keys of each of `routes`, percent."""
+        given = [(share.stop - share.first) / BUCKETS_PER_PERCENT for share in self.canaries]
+        return (100.0 - sum(given), *given)
+
+    def split(self, keys: Sequence[bytes | None]) -> Which:
+        """Return the index in `routes` of each key's route; a record without key is index 0."""
+        which = np.zeros(len(keys), dtype=np.int8)
+        found = buckets(keys, self.pipeline)
+        for index, share in enumerate(self.canaries, 1):
+            which[(found >= share.first) & (found < share.stop)] = index
+        return which
+
+    def route_of(self, key: bytes | None) -> Route:
+        """Return the route of one key."""
+        return self.routes[int(self.split([key])[0])] if self.canaries else self.champion
 
 
 def serving(state: RoutingState | None) -> ModelVersion | None:
-    """Return the version that takes traffic, or None where there is none.
+    """Return the version that takes all traffic that no canary takes; None where there is none.
 
     Examples
     --------
@@ -38,8 +101,44 @@ def serving(state: RoutingState | None) -> ModelVersion | None:
     """
     if state is None:
         return None
-    candidates = [v for v in state.versions if v.alias == "champion" and v.weight > 0]
+    candidates = [v for v in state.versions if v.alias == CHAMPION and v.weight > 0]
     return next((v for v in candidates if v.state == "serving"), None)
+
+
+def canaries(state: RoutingState) -> list[ModelVersion]:
+    """Return the versions that take a share of the keys beside the champion, in their order."""
+    return [v for v in state.versions if v.state == CANARY and v.weight > 0]
+
+
+def route_table(state: RoutingState, models: Mapping[str, ServedModel]) -> RouteTable | None:
+    """Return who answers for which keys; None where no champion is loaded.
+
+    A canary that is not loaded keeps its range, so that no key of another one moves; the champion
+    answers in it.
+
+    Parameters
+    ----------
+    models
+        What is loaded, by the name on the model server.
+    """
+    champion = serving(state)
+    if champion is None or champion.served_as not in models:
+        return None
+    shares: list[Share] = []
+    first = 0
+    for version in canaries(state):
+        stop = min(BUCKETS, first + version.weight * BUCKETS_PER_PERCENT)
+        model = models.get(version.served_as)
+        if model is not None and stop > first:
+            shares.append(Share(Route(version, model, CANARY), first, stop))
+        first = stop
+    route = Route(champion, models[champion.served_as])
+    return RouteTable(state.pipeline, state.revision, route, tuple(shares))
+
+
+def variant_of(version: ModelVersion) -> str:
+    """Return the variant of a version that is asked for by number."""
+    return version.state if version.state in (CANARY, SHADOW) else CHAMPION
 
 
 def named(state: RoutingState | None, version: str) -> ModelVersion | None:

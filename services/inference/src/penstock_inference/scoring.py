@@ -1,4 +1,4 @@
-"""Scores for REST callers: the same route and the same model connection as the stream."""
+"""Scores for REST callers: the same routes and the same model connection as the stream."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from penstock_pipelines.model import PipelineConfig
-from penstock_schemas.errors import ModelUnavailable
+from penstock_schemas.errors import ModelUnavailable, PenstockError, RecordError, ShapeMismatch
 
+from penstock_inference.canary_pauses import CANARY_TIMEOUT_S, CanaryPauses
+from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_link import ModelLink
-from penstock_inference.routing import Route
+from penstock_inference.routing import Route, RouteTable
 from penstock_inference.tensors import Matrix, finite_scores
-from penstock_inference.triton import TritonServer
+from penstock_inference.triton import ScoringCall, ServedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Scored:
 
 
 class Scorer(Protocol):
-    """What the gateway needs of a pipeline's model; tests give their own."""
+    """What the gateway needs of a pipeline's models; tests give their own."""
 
     @property
     def ready(self) -> bool:
@@ -35,29 +37,45 @@ class Scorer(Protocol):
         """Versions that may be asked for by number."""
 
     async def route(self, version: str | None) -> Route | None:
-        """Return what serves, or a version by number; None for a version that is not known."""
+        """Return the champion, or a version by number; None for a version that is not known."""
 
     async def score(self, route: Route, matrix: Matrix) -> Scored:
-        """Return the scores of a matrix."""
+        """Return the scores of a matrix by one version."""
+
+    async def answer(self, key: bytes | None, matrix: Matrix) -> Scored:
+        """Return the scores of a key's event by the version that the key meets in the stream."""
+
+
+class Server(Protocol):
+    """The model server; `TritonServer` in service."""
+
+    def start(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> ScoringCall:
+        """Send a matrix and return at once."""
 
 
 class LinkedScorer:
-    """Scores through the model link of one pipeline.
+    """Scores through the model link of one pipeline; used by one event loop.
 
     Parameters
     ----------
     config
         The pipeline.
     link
-        Says which model serves.
+        Says which models serve.
     server
         The model server.
+    metrics
+        Counts what the champion answers for a canary.
     """
 
-    def __init__(self, config: PipelineConfig, link: ModelLink, server: TritonServer) -> None:
+    def __init__(
+        self, config: PipelineConfig, link: ModelLink, server: Server, metrics: InferenceMetrics
+    ) -> None:
         self._config = config
         self._link = link
         self._server = server
+        self._metrics = metrics
+        self._pauses = CanaryPauses()
 
     @property
     def ready(self) -> bool:
@@ -71,7 +89,7 @@ class LinkedScorer:
         return [v.version for v in state.versions if v.state != "retired"] if state else []
 
     async def route(self, version: str | None) -> Route | None:
-        """Return what serves, or a version by number; None for a version that is not known.
+        """Return the champion, or a version by number; None for a version that is not known.
 
         Raises
         ------
@@ -79,15 +97,12 @@ class LinkedScorer:
             Nothing serves, or the version is not loaded.
         """
         if version is not None:
-            # Asks the model server unless it is the version that serves.
+            # Asks the model server unless it is a version that takes traffic.
             return await asyncio.to_thread(self._link.route_of, version)
-        route = self._link.route
-        if route is None:
-            raise ModelUnavailable(f"no model serves {self._config.pipeline} yet")
-        return route
+        return self._table().champion
 
     async def score(self, route: Route, matrix: Matrix) -> Scored:
-        """Return the scores of a matrix.
+        """Return the scores of a matrix by one version.
 
         Raises
         ------
@@ -96,9 +111,58 @@ class LinkedScorer:
         RecordError
             The model refuses the tensor, fails on it, or answers NaN or Inf.
         """
-        call = self._server.start(route.model, matrix, self._config.model.timeout_s)
+        return await self._score(route, matrix, self._config.model.timeout_s)
+
+    async def answer(self, key: bytes | None, matrix: Matrix) -> Scored:
+        """Return the scores of a key's event by the version that the key meets in the stream.
+
+        As there, the champion answers what a canary does not.
+
+        Raises
+        ------
+        ModelUnavailable
+            Nothing serves, or the champion is away.
+        RecordError
+            The champion refuses the tensor, fails on it, or answers NaN or Inf.
+        """
+        table = self._table()
+        route = table.route_of(key)
+        if route is table.champion:
+            return await self.score(route, matrix)
+        scored = await self._try_canary(route, table, matrix)
+        if scored is None:
+            scored = await self.score(table.champion, matrix)
+            self._metrics.fell_back(route, len(matrix))
+        return scored
+
+    async def _try_canary(self, route: Route, table: RouteTable, matrix: Matrix) -> Scored | None:
+        """Return a canary's scores; None where it has none, whatever the reason."""
+        if self._pauses.is_paused(route):
+            return None
+        limit_s = min(CANARY_TIMEOUT_S, self._config.model.timeout_s)
+        try:
+            scored = await self._score(route, matrix, limit_s)
+            expected, got = table.champion.model.score_width, scored.scores.shape[1]
+            if got != expected:
+                raise ShapeMismatch("wrong number of scores", expected=str(expected), got=str(got))
+        except RecordError:
+            return None  # it may be the record
+        except PenstockError as exc:
+            self._pauses.failed(route, exc)
+            return None
+        self._pauses.answered(route)
+        return scored
+
+    async def _score(self, route: Route, matrix: Matrix, timeout_s: float) -> Scored:
+        call = self._server.start(route.model, matrix, timeout_s)
         await call.settled()
         scores = call.scores(0.0)
         for _, error in finite_scores(scores):
             raise error
         return Scored(route, scores)
+
+    def _table(self) -> RouteTable:
+        table = self._link.table
+        if table is None:
+            raise ModelUnavailable(f"no model serves {self._config.pipeline} yet")
+        return table

@@ -144,8 +144,13 @@ class TritonServer:
                     future.set_exception(translated(error, doing))
                 else:
                     future.set_result(_scores(result, len(rows), doing))
-            except Exception as exc:
+            except FatalError as exc:
                 future.set_exception(exc)
+            except Exception as exc:
+                # An answer that the client cannot make an array of.
+                fatal = FatalError(f"{doing}: {type(exc).__name__}: {exc}")
+                fatal.__cause__ = exc
+                future.set_exception(fatal)
 
         tensor = triton.InferInput(INPUT, list(rows.shape), DTYPE)
         try:
@@ -228,7 +233,7 @@ class TritonServer:
 
 def _scores(result: Any, rows: int, doing: str) -> Matrix:
     scores: Matrix | None = result.as_numpy(OUTPUT)
-    if scores is None or scores.ndim != 2 or len(scores) != rows:
-        shape = None if scores is None else scores.shape
-        raise FatalError(f"{doing}: expected scores of {rows} rows, got shape {shape}")
+    if scores is None or scores.ndim != 2 or len(scores) != rows or scores.dtype.kind not in "fiu":
+        shape = None if scores is None else f"{scores.dtype}{list(scores.shape)}"
+        raise FatalError(f"{doing}: expected scores of {rows} rows, got {shape}")
     return scores

@@ -1,0 +1,142 @@
+"""The versions that take traffic, kept loaded on the model server.
+
+Nothing is unloaded here: several routers share one model server, so that is the publisher's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final, Protocol
+
+from penstock_schemas.errors import ConfigError, ModelUnavailable, PenstockError
+from penstock_schemas.records import ModelVersion
+from penstock_streaming.backoff import Outage
+
+from penstock_inference.triton import ServedModel
+
+LONGEST_RETRY_S: Final = 30.0
+"""Longest wait before a canary that did not load is tried again, seconds."""
+
+
+class ModelServer(Protocol):
+    """What is asked of the model server; `TritonServer` in service."""
+
+    def ready(self, name: str) -> bool:
+        """Tell whether a model is loaded and ready."""
+
+    def load(self, name: str) -> None:
+        """Load a model."""
+
+    def describe(self, name: str) -> ServedModel:
+        """Return what the server says about a loaded model."""
+
+
+class LoadedModels:
+    """What is loaded for one pipeline; called by one thread, `describe` by any.
+
+    Parameters
+    ----------
+    width, max_rows
+        Number of features of the pipeline, and most rows of a call that it allows.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        server: ModelServer,
+        width: int,
+        max_rows: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._server = server
+        self._width = width
+        self._max_rows = max_rows
+        self._clock = clock
+        self._known: dict[tuple[str, str], ServedModel] = {}
+        self._outages: dict[str, Outage] = {}
+        self.troubles: dict[str, str] = {}
+        """Why a canary takes no traffic, by its name on the server."""
+
+    def known(self, version: ModelVersion) -> ServedModel | None:
+        """Return the model of a version that is loaded and ready; None where it is not."""
+        model = self._known.get(_identity(version))
+        return model if model is not None and self._server.ready(version.served_as) else None
+
+    def load(self, version: ModelVersion) -> ServedModel:
+        """Load a version, or load again what the server has lost in a restart.
+
+        Raises
+        ------
+        ModelUnavailable
+            The server is away or the version does not load.
+        ConfigError
+            The version does not fit the pipeline.
+        """
+        self._server.load(version.served_as)
+        model = self.describe(version)
+        self._known[_identity(version)] = model
+        return model
+
+    def canary(self, version: ModelVersion, champion: ServedModel) -> ServedModel | None:
+        """Return the model of a canary, loaded and ready; None, with its trouble noted, if not.
+
+        What fails is tried again after ever longer pauses: a load may take its whole deadline, and
+        the champion is not looked after meanwhile.
+        """
+        name = version.served_as
+        outage = self._outages.get(name)
+        if outage is not None and outage.remaining_s > 0.0:
+            return None
+        try:
+            model = self.known(version) or self.load(version)
+            _check_scores(model, champion)
+        except PenstockError as exc:
+            outage = self._outages.setdefault(name, Outage(LONGEST_RETRY_S, self._clock))
+            outage.begin(ModelUnavailable(str(exc)))
+            self.troubles[name] = str(exc)
+            return None
+        self._outages.pop(name, None)
+        self.troubles.pop(name, None)
+        return model
+
+    def describe(self, version: ModelVersion) -> ServedModel:
+        """Return what the server says about a loaded version, within the pipeline's limits.
+
+        Raises
+        ------
+        ModelUnavailable
+            The server is away or the version is not loaded.
+        ConfigError
+            The version does not fit the pipeline.
+        """
+        model = self._server.describe(version.served_as)
+        if model.width != self._width:
+            raise ConfigError(
+                f"model {version.served_as} takes {model.width} features, "
+                f"the pipeline has {self._width}"
+            )
+        return replace(model, max_rows=min(model.max_rows, self._max_rows))
+
+    def forget_all_but(self, versions: Iterable[ModelVersion]) -> None:
+        """Forget the versions that take no traffic any more: they may be unloaded at any time."""
+        kept = {_identity(version) for version in versions}
+        names = {name for name, _ in kept}
+        self._known = {key: model for key, model in self._known.items() if key in kept}
+        self._outages = {name: o for name, o in self._outages.items() if name in names}
+        self.troubles = {name: why for name, why in self.troubles.items() if name in names}
+
+
+def _identity(version: ModelVersion) -> tuple[str, str]:
+    return version.served_as, version.digest
+
+
+def _check_scores(canary: ServedModel, champion: ServedModel) -> None:
+    """Check that both answer with equally many scores: a batch of both is one matrix."""
+    if canary.score_width != champion.score_width or canary.score_width < 1:
+        raise ConfigError(
+            f"model {canary.name} answers {canary.score_width} scores a row, "
+            f"the champion {champion.score_width}"
+        )

@@ -1,0 +1,127 @@
+"""Calls to the model server, and what their outcome says about the rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from penstock_schemas.errors import ModelRejected, ShapeMismatch
+
+from penstock_inference.isolation import isolate
+from penstock_inference.metrics import InferenceMetrics
+from penstock_inference.routing import Route, RouteTable
+from penstock_inference.tensors import Matrix, RowErrors, finite_scores
+from penstock_inference.triton import ScoringCall, ServedModel
+
+ISOLATION_S = 10.0
+"""Time to find the rows that a model fails on, seconds; then the batch is tried again."""
+
+
+class Scorer(Protocol):
+    """The model server; `penstock_inference.triton.TritonServer` in service."""
+
+    def start(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> ScoringCall:
+        """Send a matrix and return at once."""
+
+    def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
+        """Return the scores of a matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """How the handler gets scores.
+
+    Parameters
+    ----------
+    scorer
+        The model server.
+    table
+        Returns who answers for which keys now; None while nothing serves.
+    timeout_s
+        Deadline of one inference call, seconds.
+    """
+
+    scorer: Scorer
+    table: Callable[[], RouteTable | None]
+    timeout_s: float
+
+
+class ModelCalls:
+    """Starts calls and turns what comes back into scores and failing rows.
+
+    Parameters
+    ----------
+    timeout_s
+        Deadline of one call, seconds.
+    metrics
+        Counts the searches for failing rows.
+    """
+
+    def __init__(self, scorer: Scorer, timeout_s: float, metrics: InferenceMetrics) -> None:
+        self._scorer = scorer
+        self._timeout_s = timeout_s
+        self._metrics = metrics
+        self._probes: dict[str, Matrix] = {}
+
+    def start(self, route: Route, matrix: Matrix, limit_s: float = math.inf) -> ScoringCall:
+        """Send a matrix, shape (n, d), and return at once; ``limit_s`` shortens the deadline."""
+        return self._scorer.start(route.model, matrix, min(self._timeout_s, limit_s))
+
+    def ask(self, route: Route, matrix: Matrix) -> tuple[Matrix, RowErrors]:
+        """Send a matrix and wait for its scores; as `scores`."""
+        # A little longer than the call's own deadline, so that its error is the one seen.
+        return self.scores(route, matrix, self.start(route, matrix), self._timeout_s + 1.0)
+
+    def scores(
+        self,
+        route: Route,
+        matrix: Matrix,
+        call: ScoringCall,
+        timeout_s: float,
+        isolation_s: float | None = None,
+    ) -> tuple[Matrix, RowErrors]:
+        """Return the scores of a matrix and the rows that have none; finds a failing row.
+
+        Parameters
+        ----------
+        isolation_s
+            Time to find failing rows, seconds; `ISOLATION_S` if not given.
+
+        Raises
+        ------
+        ModelUnavailable
+            The model is away; the same rows are to be tried again.
+        """
+        model = route.model
+        try:
+            scores = call.scores(timeout_s)
+            errors: RowErrors = []
+        except ShapeMismatch as exc:
+            # All rows have the model's own width: what is refused is the same for each.
+            return np.empty((len(matrix), 1), dtype=np.float32), [
+                (row, exc) for row in range(len(matrix))
+            ]
+        except ModelRejected:
+            self._metrics.isolations.inc()
+            limit_s = ISOLATION_S if isolation_s is None else isolation_s
+
+            def infer(part: Matrix) -> Matrix:
+                return self._scorer.infer(model, part, min(self._timeout_s, limit_s))
+
+            scores, errors = isolate(infer, matrix, self._probes.get(model.name), limit_s)
+        known = {row for row, _ in errors}
+        errors.extend((row, e) for row, e in finite_scores(scores) if row not in known)
+        errors.sort(key=lambda item: item[0])
+        bad = {row for row, _ in errors}
+        good = next((row for row in range(len(matrix)) if row not in bad), None)
+        if good is not None and model.name not in self._probes:
+            self._probes[model.name] = matrix[good : good + 1].copy()
+        return scores, errors
+
+    def forget_all_but(self, routes: tuple[Route, ...]) -> None:
+        """Forget the good rows of models that no route names any more."""
+        names = {route.model.name for route in routes}
+        self._probes = {name: row for name, row in self._probes.items() if name in names}

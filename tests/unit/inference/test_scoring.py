@@ -1,0 +1,126 @@
+"""The gateway's scorer over a real link, with a canary that may fail."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from harness.inference_fakes import WIDTH, FakeScorer, mean_score, version
+from penstock_inference.loaded_models import LoadedModels
+from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
+from penstock_inference.model_link import ModelLink
+from penstock_inference.scoring import LinkedScorer, Scored
+from penstock_inference.tensors import Matrix
+from penstock_inference.triton import ServedModel
+from penstock_schemas.errors import ModelRejected, ModelUnavailable, PenstockError
+from penstock_schemas.records import RoutingState
+
+ROW = np.array([[0.1, 0.2, 0.3]], dtype=np.float32)
+KEYS = [f"key{number}".encode() for number in range(40)]
+
+
+class EverythingLoads:
+    def ready(self, name: str) -> bool:
+        return True
+
+    def load(self, name: str) -> None:
+        """Load nothing: all is there."""
+
+    def describe(self, name: str) -> ServedModel:
+        return ServedModel(name, WIDTH, max_rows=16)
+
+
+class Config:
+    """What the scorer reads of a pipeline."""
+
+    pipeline = "tiny"
+
+    class model:
+        timeout_s = 5.0
+
+
+@pytest.fixture
+def link(metrics: InferenceMetrics) -> ModelLink:
+    made = ModelLink(lambda *_: None, LoadedModels(EverythingLoads(), WIDTH, 16), metrics)
+    canary = version("2", alias="challenger", weight=50, state="canary")
+    made.on_state(RoutingState("tiny", 1, 0, "test", (version(weight=50), canary)))
+    made.keep()
+    return made
+
+
+@pytest.fixture
+def linked(link: ModelLink, scorer: FakeScorer, metrics: InferenceMetrics) -> LinkedScorer:
+    config: Any = Config
+    return LinkedScorer(config, link, scorer, metrics)
+
+
+def answers(linked: LinkedScorer) -> list[str]:
+    async def ask() -> list[Scored]:
+        return [await linked.answer(key, ROW) for key in KEYS]
+
+    return [scored.route.version.version for scored in asyncio.run(ask())]
+
+
+def test_key_meets_the_version_that_it_meets_in_the_stream(
+    linked: LinkedScorer, link: ModelLink
+) -> None:
+    assert link.table is not None
+    expected = [link.table.route_of(key).version.version for key in KEYS]
+    assert set(expected) == {"1", "2"}
+    assert answers(linked) == expected
+    assert asyncio.run(linked.answer(None, ROW)).route.version.version == "1"
+
+
+@pytest.mark.parametrize("error", [ModelUnavailable("gone"), ModelRejected("boom"), None])
+def test_champion_answers_what_the_canary_does_not(
+    linked: LinkedScorer,
+    scorer: FakeScorer,
+    families: InferenceFamilies,
+    error: PenstockError | None,
+) -> None:
+    expected = answers(linked).count("2")
+
+    def fail(matrix: Matrix) -> Matrix:
+        if error is not None:
+            raise error
+        return mean_score(matrix) * np.nan
+
+    scorer.by_model["tiny__2"] = fail
+    scorer.asked.clear()
+    assert set(answers(linked)) == {"1"}
+    assert families.fallbacks.labels("tiny", "tiny", "2")._value.get() == expected
+    tries = [name for name, _ in scorer.asked].count("tiny__2")
+    is_outage = isinstance(error, ModelUnavailable)
+    assert tries == (1 if is_outage else expected), "a canary that is away is left alone"
+
+
+def test_version_by_number_is_that_version_or_an_error(
+    linked: LinkedScorer, scorer: FakeScorer
+) -> None:
+    async def ask() -> Scored:
+        route = await linked.route("2")
+        assert route is not None
+        return await linked.score(route, ROW)
+
+    assert asyncio.run(ask()).route.version.version == "2"
+
+    def away(matrix: Matrix) -> Matrix:
+        raise ModelUnavailable("away")
+
+    scorer.by_model["tiny__2"] = away
+    with pytest.raises(ModelUnavailable):
+        asyncio.run(ask())
+
+
+def test_champion_that_is_away_is_an_error_whatever_the_key(
+    linked: LinkedScorer, scorer: FakeScorer
+) -> None:
+    def away(matrix: Matrix) -> Matrix:
+        raise ModelUnavailable("away")
+
+    scorer.respond = away
+    for key in (None, *KEYS[:5]):
+        with pytest.raises(ModelUnavailable):
+            asyncio.run(linked.answer(key, ROW))
