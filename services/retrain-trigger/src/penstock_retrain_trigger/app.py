@@ -1,0 +1,177 @@
+"""Wiring: builds the parts of each pipeline, folds their topics, and runs until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from penstock_pipelines.loader import LoadedPipeline, load_pipeline
+from penstock_schemas.errors import FatalError, RetryableError
+from penstock_streaming.backoff import Outage
+from penstock_streaming.deadline import Deadline
+from penstock_streaming.registry import RegistryClient
+from penstock_telemetry.health import serve_health
+from prometheus_client import CollectorRegistry, generate_latest
+
+from penstock_retrain_trigger.agents import Controlled, make_app
+from penstock_retrain_trigger.decisions import Decisions
+from penstock_retrain_trigger.faust_app import ControlApp
+from penstock_retrain_trigger.job_watch import JobWatch
+from penstock_retrain_trigger.launcher import RayJobs
+from penstock_retrain_trigger.metrics import TriggerFamilies, TriggerMetrics
+from penstock_retrain_trigger.retrain_log import RetrainLog
+from penstock_retrain_trigger.settings import TriggerSettings
+
+LOG = logging.getLogger(__name__)
+_NOISY: Final = ("faust", "mode", "aiokafka", "penstock_retrain_trigger.faust_app")
+"""Libraries that tell of each step of each of their parts."""
+_HEARTBEAT_S: Final = 0.5
+_LONGEST_WAIT_S: Final = 5.0
+_STOP_S: Final = 3.5
+
+
+class Service:
+    """The running service: what the probes ask, and why it ends.
+
+    Parameters
+    ----------
+    pipelines
+        The loaded pipelines.
+    """
+
+    def __init__(self, settings: TriggerSettings, pipelines: Sequence[LoadedPipeline]) -> None:
+        self._settings = settings
+        self._pipelines = pipelines
+        self._beat = time.monotonic()
+        self._stop = asyncio.Event()
+        self.metrics = CollectorRegistry()
+        self.is_ready = False
+        self.error: BaseException | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Tell whether the event loop turns."""
+        silence_s = time.monotonic() - self._beat
+        return self.error is None and silence_s < self._settings.stuck_after_s
+
+    def stop(self) -> None:
+        """Let the service end."""
+        self._stop.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Let the service end for an error."""
+        if self.error is None:
+            LOG.error("the service ends: %s", error, exc_info=error)
+            self.error = error
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Run until told to stop or an error is fatal."""
+        settings = self._settings
+        jobs = RayJobs(settings.ray_jobs_url, settings.ray_auth_token_path, settings.ray_timeout_s)
+        registry = RegistryClient(settings.registry)
+        families = TriggerFamilies(self.metrics)
+        controlled = [self._control(p, registry, jobs, families) for p in self._pipelines]
+        beating = asyncio.create_task(self._keep_beating())
+        work = asyncio.create_task(self._work(controlled))
+        try:
+            await self._stop.wait()
+        finally:
+            self.is_ready = False
+            work.cancel()
+            with suppress(asyncio.CancelledError, asyncio.TimeoutError):
+                await asyncio.wait_for(work, _STOP_S)
+            await asyncio.gather(*(c.decisions.close() for c in controlled), jobs.close())
+            beating.cancel()
+
+    def _control(
+        self,
+        loaded: LoadedPipeline,
+        registry: RegistryClient,
+        jobs: RayJobs,
+        families: TriggerFamilies,
+    ) -> Controlled:
+        config, settings = loaded.config, self._settings
+        topic = config.topic_names.retrain
+        metrics = TriggerMetrics(families, config.pipeline)
+        log = RetrainLog(settings.kafka, registry, topic, config.pipeline, settings.write_timeout_s)
+        decisions = Decisions(log, config.retrain, metrics)
+        watch = JobWatch(settings, loaded.folder, decisions, jobs, metrics)
+        return Controlled(config.pipeline, topic, decisions, watch)
+
+    async def _work(self, controlled: Sequence[Controlled]) -> None:
+        """Fold the topics, then let the agents work; never returns by itself."""
+        try:
+            for one in controlled:
+                await self._open(one)
+            app = make_app(self._settings, controlled, self.fail)
+            try:
+                await app.start()
+                await self._follow(app, {one.topic for one in controlled})
+            finally:
+                await app.stop()
+        except Exception as exc:
+            self.fail(exc)
+
+    async def _open(self, one: Controlled) -> None:
+        deadline = Deadline(self._settings.start_timeout_s)
+        outage = Outage(_LONGEST_WAIT_S)
+        while True:
+            try:
+                return await one.decisions.open()
+            except RetryableError as exc:
+                if deadline.expired:
+                    raise FatalError(f"gave up waiting at the start: {exc}") from exc
+                LOG.info("waiting at the start: %s", exc)
+                await asyncio.sleep(min(outage.begin(exc), deadline.remaining_s))
+
+    async def _follow(self, app: ControlApp, topics: set[str]) -> None:
+        while not app.should_stop:
+            self.is_ready = topics <= app.assigned_topics()
+            await asyncio.sleep(_HEARTBEAT_S)
+        raise FatalError(f"Faust has ended by itself: {app.crash_reason!r}")
+
+    async def _keep_beating(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            await asyncio.sleep(_HEARTBEAT_S)
+
+
+def run(settings: TriggerSettings) -> int:
+    """Run the service until SIGTERM or SIGINT, or until an error is fatal.
+
+    Returns
+    -------
+    The exit code: 0 after a signal, 1 after an error.
+
+    Raises
+    ------
+    ConfigError
+        If a pipeline folder is wrong.
+    """
+    if settings.log_level != "debug":
+        for name in _NOISY:
+            logging.getLogger(name).setLevel(logging.WARNING)
+    pipelines = [load_pipeline(folder) for folder in settings.pipelines]
+    return asyncio.run(_serve(settings, pipelines))
+
+
+async def _serve(settings: TriggerSettings, pipelines: Sequence[LoadedPipeline]) -> int:
+    service = Service(settings, pipelines)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, service.stop)
+    with serve_health(
+        settings.metrics_host,
+        settings.metrics_port,
+        live=lambda: service.is_live,
+        ready=lambda: service.is_ready,
+        metrics=lambda: generate_latest(service.metrics),
+    ):
+        await service.run()
+    return 0 if service.error is None else 1
