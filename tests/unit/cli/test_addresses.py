@@ -30,7 +30,7 @@ def test_prod_is_what_the_settings_say(monkeypatch, config):
 
 
 def test_prod_without_an_address_does_not_act_on_this_machine(config):
-    with pytest.raises(ConfigError, match="PENSTOCK_KAFKA.*PENSTOCK_REGISTRY"):
+    with pytest.raises(ConfigError, match=r"PENSTOCK_KAFKA.*PENSTOCK_REGISTRY"):
         addresses(Profile.prod, config)
 
 
