@@ -1,0 +1,236 @@
+"""The pure core: observations in the order of the log become drift events and requests.
+
+No clock, no chance, no I/O: the same observations give the same records, however they are cut into
+batches, today and in a replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from penstock_monitoring.error import bounded_log_loss
+from penstock_monitoring.reference import Reference
+from penstock_pipelines.model import PipelineConfig
+from penstock_schemas.records import DriftEvent, RetrainEvent
+
+from penstock_drift.episodes import Episode
+from penstock_drift.error_monitor import ErrorFinding, ErrorMonitor
+from penstock_drift.findings import Findings, Moment, Watched
+from penstock_drift.join import Counts, LabelJoin, Pairs
+from penstock_drift.observations import Ints, Observations
+from penstock_drift.psi_monitor import PsiFinding, PsiMonitor
+from penstock_drift.succession import Succession
+
+ReferenceOf = Callable[[str, str], Reference | None]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a batch has led to.
+
+    Parameters
+    ----------
+    counts
+        Of the label join.
+    pairs
+        Joined by it, of every version and variant.
+    losses
+        Bounded error of each pair, shape (n,).
+    """
+
+    pairs: Pairs
+    counts: Counts
+    losses: Any
+    events: list[DriftEvent] = field(default_factory=list)
+    requests: list[RetrainEvent] = field(default_factory=list)
+
+
+class DriftMonitor:
+    """Watches one pipeline.
+
+    Parameters
+    ----------
+    config
+        The pipeline.
+    reference_of
+        Training reference by model name and version; must know those in the batch.
+    """
+
+    def __init__(self, config: PipelineConfig, reference_of: ReferenceOf) -> None:
+        names = config.feature_names
+        self._settings = config.monitor
+        self._columns = {name: names.index(name) for name in config.monitored_features}
+        self._width = len(names)
+        self._reference_of = reference_of
+        self._findings = Findings(config)
+        self._join = LabelJoin(config.labels.max_waiting, config.labels.horizon_s * 1000.0)
+        self.watched: Watched | None = None
+        self._succession = Succession()
+        self.error = ErrorMonitor(config.monitor)
+        self.psi = PsiMonitor(config.monitor, None, self._columns)
+        self.episode = Episode()
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Predictions and labels in the label join."""
+        return self._join.waiting
+
+    def rebuild(self, batch: Observations) -> Outcome:
+        """Take a batch into the label join only."""
+        pairs, counts = self._join.join(batch)
+        return Outcome(pairs, counts, bounded_log_loss(pairs.labels, pairs.scores))
+
+    def process(self, batch: Observations) -> Outcome:
+        """Take a batch in and return what it has led to."""
+        outcome = self.rebuild(batch)
+        champion = np.array([name[2] == "champion" for name in batch.names], np.bool_)
+        rows = np.flatnonzero(champion[batch.who]) if len(batch) else np.empty(0, np.int64)
+        start = 0
+        for row, name in self._succession.switches(batch, rows):
+            self._segment(batch, rows, outcome, start, row)
+            self._watch(*name)
+            start = row
+        self._segment(batch, rows, outcome, start, len(batch))
+        return outcome
+
+    def _watch(self, model_name: str, model_version: str) -> None:
+        """Begin anew with another version."""
+        reference = self._reference_of(model_name, model_version)
+        self.watched = Watched(
+            model_name, model_version, reference.reference_id if reference else ""
+        )
+        self.error = ErrorMonitor(self._settings)
+        self.psi = PsiMonitor(self._settings, reference, self._columns)
+        self.episode.close()
+
+    def _segment(
+        self, batch: Observations, champion: Ints, outcome: Outcome, start: int, end: int
+    ) -> None:
+        """Process rows ``start`` to ``end``, in which one version is watched."""
+        if self.watched is None or start >= end:
+            return
+        own = (self.watched.model_name, self.watched.model_version, "champion")
+        rows, matrix = self._rows_of(batch, champion[(champion >= start) & (champion < end)], own)
+        errors = self._errors_of(batch, outcome, own, start, end)
+        following = next(errors, None)
+        at = 0
+        while True:
+            chunk = slice(at, at + self.psi.room)
+            some = rows[chunk]
+            is_whole = len(some) == self.psi.room
+            last = int(some[-1]) if is_whole else end - 1
+            while following is not None and following[0] <= last:
+                self._take_error(outcome, *following[1:])
+                following = next(errors, None)
+            found = self.psi.add(
+                batch.offsets[some], batch.times[some], matrix[chunk], batch.scores[some]
+            )
+            self._take_window(outcome, batch, last, found)
+            if not is_whole:
+                return
+            at += len(some)
+
+    def _rows_of(
+        self, batch: Observations, rows: Ints, own: tuple[str, str, str]
+    ) -> tuple[Ints, Any]:
+        if not self.psi.is_comparing or own not in batch.names:
+            return rows[:0], np.empty((0, self._width), np.float32)
+        return batch.matrix(rows[batch.who[rows] == batch.names.index(own)], self._width)
+
+    def _errors_of(
+        self,
+        batch: Observations,
+        outcome: Outcome,
+        own: tuple[str, str, str],
+        start: int,
+        end: int,
+    ) -> Iterator[tuple[int, float, int, Moment]]:
+        """Yield row, error, the prediction's offset, and the moment, in the order of the log."""
+        pairs = outcome.pairs
+        if own not in pairs.names:
+            return
+        chosen = np.flatnonzero(
+            (pairs.who == pairs.names.index(own)) & (pairs.rows >= start) & (pairs.rows < end)
+        )
+        rows = pairs.rows[chosen]
+        columns = (
+            rows,
+            outcome.losses[chosen],
+            pairs.offsets[chosen],
+            batch.offsets[rows],
+            batch.times[rows],
+            pairs.times[chosen],
+        )
+        for row, error, offset, *moment in zip(*(c.tolist() for c in columns), strict=True):
+            yield row, error, offset, Moment(*moment)
+
+    def _take_error(self, outcome: Outcome, error: float, offset: int, moment: Moment) -> None:
+        finding = self.error.update(error, moment.event_time, offset)
+        self.episode.count(moment.event_time)
+        self._report(outcome, [finding] if finding else [], [], moment)
+        self._calm()
+        if self.episode.labels >= self._settings.reopen_labels:
+            self.episode.close()
+            lasting = [self.error.lasting()] if self.error.is_confirmed else []
+            self._report(outcome, lasting, self.psi.lasting(), moment)
+
+    def _take_window(
+        self, outcome: Outcome, batch: Observations, row: int, found: list[PsiFinding]
+    ) -> None:
+        time = int(batch.times[row])
+        self._report(outcome, [], found, Moment(int(batch.offsets[row]), time, time))
+        self._calm()
+
+    def _report(
+        self,
+        outcome: Outcome,
+        errors: list[ErrorFinding],
+        columns: list[PsiFinding],
+        moment: Moment,
+    ) -> None:
+        """Write down what was found at one observation; the first confirmation asks for more."""
+        watched = self.watched
+        errors = [f for f in errors if f.verdict != "recovered"]
+        columns = [f for f in columns if f.verdict != "recovered"]
+        if watched is None or not (errors or columns):
+            return
+        names = (watched.model_name, watched.model_version)
+        episode_id = self.episode.join(self._findings.pipeline, *names, moment.offset)
+        events = [self._findings.of_error(f, watched, episode_id, moment) for f in errors]
+        events += [self._findings.of_column(f, watched, episode_id, moment) for f in columns]
+        outcome.events.extend(events)
+        confirmed = [event for event in events if event.severity == "detected"]
+        since = [f.since for f in errors if f.verdict == "detected"]
+        since += [f.since for f in columns if f.verdict == "detected"]
+        if since and self.episode.open(min(since)):
+            outcome.requests.append(self._findings.request(confirmed, min(since)))
+
+    def _calm(self) -> None:
+        """End an episode that nothing speaks for any more."""
+        if self.episode.is_open:
+            lasts = self.error.is_confirmed or bool(self.psi.confirmed)
+        else:
+            lasts = self.error.is_suspected or self.psi.is_suspected
+        if not lasts and self.episode.episode_id:
+            self.episode.close()
+
+    def state(self) -> dict[str, Any]:
+        """Return all of the state but label join and journal, as plain values."""
+        return {
+            "succession": self._succession.state(),
+            "episode": asdict(self.episode),
+            "error": self.error.state(),
+            "psi": self.psi.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], errors: bytes, times: bytes) -> None:
+        """Become what it was when `state` was called; the label join is rebuilt apart."""
+        version = self._succession.restore(state["succession"])
+        if version is not None:
+            self._watch(*version)
+        self.episode = Episode(**state["episode"])
+        self.error = ErrorMonitor.restored(self._settings, state["error"], errors, times)
+        self.psi.restore(state["psi"])
