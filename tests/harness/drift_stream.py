@@ -130,7 +130,9 @@ def observed(stream: Stream, log: list[tuple[int, int]], first_offset: int) -> O
     width = stream.features.shape[1]
     ends = np.concatenate([[0], np.cumsum(np.where(is_label, 0, width))]).astype(np.int32)
     features = stream.features[rows[~is_label]].ravel()
-    versions = ["" if label else stream.versions[row] for row, label in zip(rows, is_label)]
+    versions = [
+        "" if label else stream.versions[row] for row, label in zip(rows, is_label, strict=True)
+    ]
     columns = pa.record_batch(
         {
             "event_id": [f"e{row}" for row in rows],
