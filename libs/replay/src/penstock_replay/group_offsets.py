@@ -1,0 +1,189 @@
+"""``penstock offsets``: how far groups are, and moving one that nobody works in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from penstock_schemas.errors import ConfigError
+from penstock_streaming.settings import KafkaSettings
+
+from penstock_replay.audit_log import AuditLog, Operation
+from penstock_replay.bounds import Bound, Edge, OffsetBound, TimeBound
+from penstock_replay.offset_file import Offsets, format_offsets
+from penstock_replay.refusal import Refused
+from penstock_replay.topic_facts import BrokerFacts, TopicFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A group in one partition.
+
+    Parameters
+    ----------
+    committed
+        Next offset of the group; None if it has committed none.
+    oldest, end
+        First offset left, and the one after the last that is stable.
+    """
+
+    group: str
+    state: str
+    topic: str
+    partition: int
+    committed: int | None
+    oldest: int
+    end: int
+
+    @property
+    def lag(self) -> int:
+        """Offsets between the group and the end, transaction markers included."""
+        return max(0, self.end - (self.oldest if self.committed is None else self.committed))
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One partition of a seek."""
+
+    topic: str
+    partition: int
+    committed: int | None
+    target: int
+
+    @property
+    def is_backward(self) -> bool:
+        """Tell whether records that the group has handled will be handled again."""
+        return self.committed is not None and self.target < self.committed
+
+
+class GroupOffsets:
+    """Shows and sets the offsets of consumer groups."""
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        self._broker = BrokerFacts(kafka)
+
+    def groups(self, name: str | None, pipelines: tuple[str, ...]) -> list[str]:
+        """Return the groups that a name means: a group, or all groups of a pipeline.
+
+        Parameters
+        ----------
+        name
+            None means every group of Penstock's services.
+        pipelines
+            Names of the pipelines that are known.
+
+        Raises
+        ------
+        ConfigError
+            If there is none.
+        """
+        there = sorted(self._broker.groups())
+        if name is None:
+            return [g for g in there if g.startswith("penstock-")]
+        if name in there:
+            return [name]
+        found = [g for g in there if g.startswith("penstock-") and g.endswith(f"-{name}")]
+        if not found:
+            known = ", ".join(g for g in there if g.startswith("penstock-")) or "none"
+            raise ConfigError(
+                f"--group {name}: no group and no pipeline with groups of that name; "
+                f"there are {known} (pipelines: {', '.join(pipelines) or 'none'})"
+            )
+        return found
+
+    def show(self, group: str) -> list[Position]:
+        """Return where a group is."""
+        committed = self._broker.committed(group)
+        state = self._broker.groups().get(group, "gone")
+        found = []
+        for topic in sorted({t for t, _ in committed} & self._broker.names()):
+            facts = self._broker.topic(topic)
+            found += [
+                Position(group, state, topic, p, committed.get((topic, p)), facts.oldest[p], end)
+                for p, end in sorted(facts.ends.items())
+            ]
+        return found
+
+    def plan(self, group: str, topics: tuple[str, ...], to: Bound) -> list[Move]:
+        """Return the moves of a group to a bound.
+
+        Parameters
+        ----------
+        topics
+            Only these; empty means all that the group has offsets of.
+
+        Raises
+        ------
+        ConfigError
+            If the group has no offsets, or an offset is outside of the log.
+        """
+        committed = self._broker.committed(group)
+        chosen = topics or tuple(sorted({topic for topic, _ in committed}))
+        if not chosen:
+            raise ConfigError(f"--group {group} has no offsets: name its topics by --topic")
+        wanted: Offsets = {}
+        for name in chosen:
+            facts = self._broker.topic(name)
+            wanted.update({(name, p): o for p, o in self._targets(facts, to).items()})
+        return self._checked(wanted, committed)
+
+    def plan_file(self, group: str, wanted: Offsets) -> list[Move]:
+        """Return the moves to given offsets; errors as `plan`."""
+        return self._checked(wanted, self._broker.committed(group))
+
+    def seek(self, moves: list[Move], operation: Operation, audit: AuditLog) -> None:
+        """Set the offsets, between two audit records; the first keeps what they were before.
+
+        Raises
+        ------
+        Refused
+            If somebody works in the group.
+        """
+        group = operation.subject
+        self.refuse_members(group)
+        audit.ensure()
+        before = {(m.topic, m.partition): m.committed for m in moves if m.committed is not None}
+        begin = operation.event("begin")
+        audit.write(replace(begin, arguments={**begin.arguments, "before": format_offsets(before)}))
+        counts = {"partitions": len(moves), "backward": sum(m.is_backward for m in moves)}
+        try:
+            self.refuse_members(group)
+            self._broker.commit(group, {(m.topic, m.partition): m.target for m in moves})
+        except Exception as exc:
+            audit.write(operation.event("end", outcome="failed", reason=str(exc)))
+            raise
+        audit.write(operation.event("end", outcome="succeeded", counts=counts))
+
+    def refuse_members(self, group: str) -> None:
+        """Refuse while a group has members: they would commit over what is set."""
+        members = self._broker.members(group)
+        if members:
+            raise Refused(
+                f"group {group} has {len(members)} members ({members[0]}): stop its service "
+                "first, then seek"
+            )
+
+    def _targets(self, facts: TopicFacts, to: Bound) -> Mapping[int, int]:
+        match to:
+            case Edge.START:
+                return facts.oldest
+            case Edge.END:
+                return facts.ends
+            case TimeBound(at_ms):
+                return self._broker.first_at(facts, at_ms)
+            case OffsetBound():
+                named = {p: to.of(p) for p in facts.ends}
+                return {p: offset for p, offset in named.items() if offset is not None}
+
+    def _checked(self, wanted: Offsets, committed: Mapping[tuple[str, int], int]) -> list[Move]:
+        moves = []
+        for topic in sorted({topic for topic, _ in wanted}):
+            facts = self._broker.topic(topic)
+            for (_, partition), target in sorted(w for w in wanted.items() if w[0][0] == topic):
+                oldest, end = facts.oldest.get(partition), facts.ends.get(partition)
+                if oldest is None or end is None or not oldest <= target <= end:
+                    limits = "no such partition" if end is None else f"it has {oldest} to {end}"
+                    raise ConfigError(f"offset {topic}/{partition}/{target}: {limits}")
+                before = committed.get((topic, partition))
+                moves.append(Move(topic, partition, before, target))
+        return moves
