@@ -14,7 +14,22 @@ from typing import Annotated
 import typer
 from penstock_schemas.errors import PenstockError, RetryableError
 
-from penstock_cli import console, demo, doctor, drift, model, retrain, simulate, status, topics, up
+from penstock_cli import (
+    audit,
+    console,
+    demo,
+    dlq,
+    doctor,
+    drift,
+    model,
+    offsets,
+    replay,
+    retrain,
+    simulate,
+    status,
+    topics,
+    up,
+)
 from penstock_cli.options import ExitCode, GlobalOptions, OutputFormat, Profile
 
 app = typer.Typer(
@@ -46,10 +61,14 @@ app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
+app.command("replay")(replay.replay)
 app.add_typer(topics.app, name="topics")
+app.add_typer(offsets.app, name="offsets")
+app.add_typer(dlq.app, name="dlq")
 app.add_typer(model.app, name="model")
 app.add_typer(drift.app, name="drift")
 app.add_typer(retrain.app, name="retrain")
+app.add_typer(audit.app, name="audit")
 
 
 def hoist_global_options(arguments: Sequence[str]) -> list[str]:
