@@ -1,123 +1,126 @@
-"""``penstock demo``: the whole flow once, on fresh state."""
+"""``penstock demo``: the loop closes once, on fresh state."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock_cli import console
 from penstock_cli.options import (
     DEFAULT_PIPELINE,
+    ExitCode,
     OutputFormat,
     PortOffset,
     global_options,
     pipeline_folder,
     stack_config,
 )
+from penstock_cli.simulate import DriftChoice
 
 if TYPE_CHECKING:
-    from penstock_stack.component import StackConfig
+    from penstock_cli.demonstration.run import Outcome
 
 DEMO_DIR = Path(".penstock/demo")
-DEFAULT_EVENTS = 50_000
-PREDICTED_WITHIN_S = 180.0
-
-
-@dataclass
-class Summary:
-    """What the demo did, stage by stage."""
-
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage; its error ends the demo."""
-        console.note(f"{name} …")
-        began = time.monotonic()
-        yield
-        seconds = round(time.monotonic() - began, 1)
-        self.facts[f"{name.replace(' ', '_')}_s"] = seconds
-        console.note(f"{name} done in {seconds} s")
+DRIFT_AT = 20_000
+RATE = 1_200.0
 
 
 def demo(
     context: typer.Context,
     pipeline: Annotated[str, typer.Option(help="Pipeline to show.")] = DEFAULT_PIPELINE,
-    events: Annotated[int, typer.Option(min=1, help="Simulated events.")] = DEFAULT_EVENTS,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the simulation.")] = 1,
-    port_offset: PortOffset = None,
+    drift: Annotated[DriftChoice, typer.Option(help="Drift to plant.")] = DriftChoice.concept,
+    drift_at: Annotated[
+        int, typer.Option(min=5_000, help="First event after the planted point.")
+    ] = DRIFT_AT,
+    rate: Annotated[float, typer.Option(min=50, help="Events per second.")] = RATE,
+    retrain: Annotated[
+        bool, typer.Option("--retrain/--no-retrain", help="Without: a control run.")
+    ] = True,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running.")] = False,
+    port_offset: PortOffset = None,
 ) -> None:
-    """Start everything on fresh state, predict simulated events, stop, and show the figures."""
+    """Start everything on fresh state and watch the loop close once.
+
+    Drift is planted, found, a model is retrained, canaried and promoted, and predicts better.
+    Whatever does not happen in time ends the demo with exit code 1, and is named.
+    """
+    from penstock_cli.demonstration.run import DemoPlan, run
+    from penstock_cli.demonstration.view import view
     from penstock_cli.up import start_detached, stop
 
-    pipeline_folder(pipeline)
+    began_s = time.monotonic()
+    folder = simulated(pipeline)
     stop(DEMO_DIR.resolve())
     if DEMO_DIR.exists():
         shutil.rmtree(DEMO_DIR)
-    config = stack_config(DEMO_DIR, [pipeline], port_offset)
-    summary = Summary({"pipeline": pipeline, "events": events})
+    if not retrain:
+        folder = without_retraining(folder, DEMO_DIR / "control")
+    config = stack_config(DEMO_DIR, [str(folder)], port_offset)
+    plan = DemoPlan(seed, drift.value, drift_at, rate, retrain)
     try:
-        with summary.stage("stack and services ready"):
-            start_detached(config)
-        _run_events(config, events, seed, summary)
+        start_detached(config)
+        ready_s = time.monotonic() - began_s
+        title = f"{folder.name}: {drift.value} drift at event {drift_at:,}, seed {seed}"
+        with view(title) as shown:
+            outcome = run(config, plan, shown)
     finally:
         if not keep:
-            with summary.stage("stopped"):
-                stop(config.data_dir)
-    if global_options(context).output is OutputFormat.json:
-        console.result_json(summary.facts)
-    else:
-        rows = [{"figure": name, "value": value} for name, value in summary.facts.items()]
-        console.result_table(("figure", "value"), rows)
+            stop(config.data_dir)
+    outcome.facts["ready_seconds"] = round(ready_s, 1)
+    outcome.facts["seconds"] = round(time.monotonic() - began_s, 1)
+    _print(context, outcome)
 
 
-def _run_events(config: StackConfig, events: int, seed: int, summary: Summary) -> None:
+def simulated(pipeline: str) -> Path:
+    """Return the folder of a pipeline that can be shown.
+
+    Raises
+    ------
+    ConfigError
+        If it has no simulator.
+    """
     from penstock_pipelines.loader import load_pipeline
-    from penstock_simulator.foreign_producer import Connection
-    from penstock_simulator.simulation import SimulationPlan, simulate
-    from penstock_stack.registry_server import API_PATH
+    from penstock_schemas.errors import ConfigError
 
-    from penstock_cli.terminal_records import wait_for_terminal
-
-    loaded = load_pipeline(config.pipelines[0])
-    bootstrap = config.endpoints.address("KAFKA")
-    connection = Connection(bootstrap, config.endpoints.url("REGISTRY", API_PATH))
-    began = time.monotonic()
-    with summary.stage("events published"):
-        report = simulate(loaded, connection, SimulationPlan(events=events, seed=seed), _silent)
-    topics = loaded.config.topic_names
-    with summary.stage("all predicted"), _bar(events) as progress:
-        terminal = wait_for_terminal(bootstrap, topics, events, PREDICTED_WITHIN_S, progress)
-    seconds = time.monotonic() - began
-    summary.facts |= {
-        "labels": report.labels,
-        "predictions": terminal.predictions,
-        "dead_letters": terminal.dead_letters,
-        "duplicates": terminal.total - events,
-        "events_per_s_end_to_end": round(events / seconds),
-        "logs": os.fspath(config.logs),
-    }
+    folder = pipeline_folder(pipeline)
+    if load_pipeline(folder).config.model.bootstrap.simulator is None:
+        raise ConfigError(
+            f"pipeline {folder.name!r} has no simulator, so there is nothing to plant drift in: "
+            "set model.bootstrap.simulator"
+        )
+    return folder
 
 
-def _silent(_: int) -> None:
-    """Ignore progress: publishing takes seconds."""
+def without_retraining(folder: Path, root: Path) -> Path:
+    """Return a copy of a pipeline folder that says ``retrain: {enabled: false}``."""
+    import yaml
+
+    copy = root.resolve() / folder.name
+    shutil.copytree(folder, copy)
+    file = copy / "pipeline.yaml"
+    document = yaml.safe_load(file.read_text("utf-8"))
+    document["retrain"] = {**(document.get("retrain") or {}), "enabled": False}
+    file.write_text(yaml.safe_dump(document, sort_keys=False), "utf-8")
+    return copy
 
 
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
+def _print(context: typer.Context, outcome: Outcome) -> None:
+    """Print the figures; a demo that has not shown everything fails."""
+    from penstock_cli.demonstration.summary import table
 
-    screen = Console(stderr=True)
-    with Progress(console=screen, disable=not screen.is_terminal) as bar:
-        task = bar.add_task("outcomes", total=total)
-        yield lambda done: bar.update(task, completed=done)
+    ok = outcome.missed is None and outcome.ledger.is_clean
+    if global_options(context).output is OutputFormat.json:
+        console.result_json({"ok": ok, **outcome.facts})
+    else:
+        console.result_table(("figure", "value"), table(outcome.facts))
+    if outcome.missed is not None:
+        raise outcome.missed
+    if not ok:
+        counts = outcome.ledger
+        console.note(f"penstock: {counts.lost:,} events lost, {counts.duplicates:,} duplicates")
+        raise typer.Exit(ExitCode.FAILED)

@@ -56,7 +56,7 @@ def status(
     config = stack_config(data_dir, [pipeline], port_offset)
     page = metrics_page(config)
     scores = scores_of(list(read_samples(page or "")), folder.name)
-    events = open_log(config, folder).drift_events()
+    events = open_log(global_options(context).profile, config, folder).drift_events()
     alarms = [alarm(event, config.reports / folder.name) for event in events[-last:]]
     if global_options(context).output is OutputFormat.json:
         console.result_json({"pipeline": folder.name, "scores": scores, "alarms": alarms})
@@ -68,11 +68,11 @@ def status(
         raise typer.Exit(ExitCode.UNREACHABLE)
 
 
-def metrics_page(config: StackConfig) -> str | None:
+def metrics_page(config: StackConfig, timeout_s: float = ANSWER_WITHIN_S) -> str | None:
     """Return the drift service's metrics, or None if it does not answer in time."""
     url = config.endpoints.url("DRIFT", "/metrics")
     try:
-        with urllib.request.urlopen(url, timeout=ANSWER_WITHIN_S) as response:  # noqa: S310
+        with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310
             return str(response.read(), "utf-8", "replace")
     except OSError:
         return None

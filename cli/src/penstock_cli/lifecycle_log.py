@@ -20,11 +20,14 @@ from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import Verdict, error_of, translated, verdict
-from penstock_streaming.registry import RegistryClient, RegistrySettings
+from penstock_streaming.registry import RegistryClient
 from penstock_streaming.routing_reader import RoutingReader
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 
 from penstock_cli import console
+from penstock_cli.addresses import addresses
+from penstock_cli.options import Profile
+from penstock_cli.pipeline_status import topics_of
 
 if TYPE_CHECKING:
     from penstock_stack.component import StackConfig
@@ -175,15 +178,13 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def open_log(config: StackConfig, folder: Path) -> LifecycleLog:
-    """Return the log of one pipeline of a stack."""
-    from penstock_stack.registry_server import API_PATH
+def open_log(profile: Profile, config: StackConfig, folder: Path) -> LifecycleLog:
+    """Return the log of one pipeline, where the profile says.
 
-    from penstock_cli.pipeline_status import topics_of
-
-    registry = RegistrySettings(url=config.endpoints.url("REGISTRY", API_PATH))
-    return LifecycleLog(
-        KafkaSettings(bootstrap_servers=config.endpoints.address("KAFKA")),
-        RegistryClient(registry),
-        topics_of(folder),
-    )
+    Raises
+    ------
+    ConfigError
+        Profile prod, and the settings name no address.
+    """
+    found = addresses(profile, config)
+    return LifecycleLog(found.kafka, RegistryClient(found.registry), topics_of(folder))

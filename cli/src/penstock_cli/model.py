@@ -40,7 +40,8 @@ def ls(
     from penstock_cli.retrain_history import iso
 
     folder = pipeline_folder(pipeline)
-    log = open_log(stack_config(data_dir, [pipeline], port_offset), folder)
+    config = stack_config(data_dir, [pipeline], port_offset)
+    log = open_log(global_options(context).profile, config, folder)
     state = log.routing()
     if state is None:
         raise ConfigError(f"pipeline {folder.name!r} has no model yet; 'penstock up' makes one")

@@ -53,7 +53,7 @@ def request(
     from penstock_cli.lifecycle_log import now_ms
 
     data_since = None if since is None else _time(since)
-    log = _log(pipeline, data_dir, port_offset)
+    log = _log(context, pipeline, data_dir, port_offset)
     event = RetrainEvent.request(
         f"cli-{uuid.uuid4().hex[:12]}",
         log.topics.pipeline,
@@ -82,7 +82,7 @@ def ls(
     """Show every request, why it was made, and what became of it."""
     from penstock_cli.retrain_history import requests_of
 
-    log = _log(pipeline, data_dir, port_offset)
+    log = _log(context, pipeline, data_dir, port_offset)
     rows = [one.to_dict() for one in requests_of(log.retrain_events())]
     if global_options(context).output is OutputFormat.json:
         console.result_json({"pipeline": log.topics.pipeline, "requests": rows})
@@ -108,7 +108,7 @@ def cancel(
     from penstock_cli.lifecycle_log import now_ms
     from penstock_cli.retrain_history import requests_of, to_cancel
 
-    log = _log(pipeline, data_dir, port_offset)
+    log = _log(context, pipeline, data_dir, port_offset)
     found = to_cancel(requests_of(log.retrain_events()), request_id)
     user = _user()
     if yes:
@@ -126,11 +126,14 @@ def cancel(
         console.result_table(tuple(facts), [facts])
 
 
-def _log(pipeline: str, data_dir: Path, port_offset: int | None) -> LifecycleLog:
+def _log(
+    context: typer.Context, pipeline: str, data_dir: Path, port_offset: int | None
+) -> LifecycleLog:
     from penstock_cli.lifecycle_log import open_log
 
     folder = pipeline_folder(pipeline)
-    return open_log(stack_config(data_dir, [pipeline], port_offset), folder)
+    config = stack_config(data_dir, [pipeline], port_offset)
+    return open_log(global_options(context).profile, config, folder)
 
 
 def _wait(context: typer.Context, log: LifecycleLog, request_id: str) -> ExitCode:
