@@ -149,13 +149,12 @@ class AskedSeveral:
         merged = _Merged(scores, self._asked.copy())
         # The champion first: while it is away nothing is said about a canary.
         for part in self._parts:
-            if part.route is not champion:
+            if part.route is champion:
+                found = self._calls.scores(champion, part.matrix, part.call, deadline.remaining_s)
+                if not _merge(merged, part.rows, *found):
+                    return self._champion_alone()
+            else:
                 self._merge_canary(merged, part, deadline.remaining_s)
-                continue
-            left_s = deadline.remaining_s
-            found = self._calls.scores(champion, part.matrix, part.call, left_s)
-            if not _merge(merged, part.rows, *found):
-                return self._champion_alone()
         left = np.flatnonzero((merged.which == 0) & (self._asked != 0))
         if len(left):
             found = self._calls.ask(champion, self._matrix[left])
@@ -183,21 +182,15 @@ class AskedSeveral:
             scores, errors = self._calls.scores(
                 part.route, part.matrix, part.call, timeout_s, CANARY_ISOLATION_S
             )
-            if len(errors) == len(scores):
-                raise errors[0][1]
-            if scores.shape[1] != merged.scores.shape[1]:
-                raise ShapeMismatch(
-                    "wrong number of scores",
-                    expected=str(merged.scores.shape[1]),
-                    got=str(scores.shape[1]),
-                )
+            _check(scores, errors, merged.scores.shape[1])
         except PenstockError as exc:
             # Even what would be fatal of a champion is only the end of this canary's try.
             self._pauses.failed(part.route, exc)
             merged.which[part.rows] = 0
             return
-        self._pauses.answered(part.route)
-        merged.scores[part.rows] = scores
+        if len(errors) < len(scores):
+            self._pauses.answered(part.route)
+            merged.scores[part.rows] = scores
         merged.which[part.rows[[row for row, _ in errors]]] = 0
 
     def _answers(self, merged: _Merged) -> Answers:
@@ -206,6 +199,15 @@ class AskedSeveral:
         by = AnsweredBy(self._routes, merged.which)
         fallbacks = AnsweredBy(self._routes, self._wanted[moved]).counts(len(moved))
         return Answers(merged.scores, merged.errors, by, list(fallbacks))
+
+
+def _check(scores: Matrix, errors: RowErrors, width: int) -> None:
+    """Raise what is wrong with all of a canary's answer; a lone row may be wrong itself."""
+    if len(errors) == len(scores):
+        if len(scores) > 1:
+            raise errors[0][1]
+    elif scores.shape[1] != width:
+        raise ShapeMismatch("wrong number of scores", expected=str(width), got=str(scores.shape[1]))
 
 
 def _merge(merged: _Merged, rows: Rows, scores: Matrix, errors: RowErrors) -> bool:
