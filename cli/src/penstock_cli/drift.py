@@ -32,8 +32,9 @@ ANSWER_WITHIN_S: Final = 3.0
 _GAUGES: Final = {
     "penstock_drift_score": "score",
     "penstock_drift_threshold": "threshold",
-    "penstock_drift_baseline": "baseline",
 }
+_KINDS: Final = {"error": "concept", "score": "prediction"}
+"""Kind of drift that a subject tells of; the others are features: data."""
 
 
 @app.callback()
@@ -80,16 +81,22 @@ def metrics_page(config: StackConfig, timeout_s: float = ANSWER_WITHIN_S) -> str
 
 def scores_of(samples: list[Sample], pipeline: str) -> list[dict[str, Any]]:
     """Return each score with its threshold, those nearest to theirs first."""
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, labels, value in samples:
-        if name not in _GAUGES or labels.get("pipeline") != pipeline:
+        subject = labels.get("subject")
+        if name not in _GAUGES or labels.get("pipeline") != pipeline or subject is None:
             continue
-        names = ("detector", "kind", "subject")
-        key = tuple(labels.get(label, "") for label in names)
-        empty = {"score": None, "threshold": None, "baseline": None}
-        row = found.setdefault(key, {**dict(zip(names, key, strict=True)), **empty})
+        kind = _KINDS.get(subject, "data")
+        empty = {"kind": kind, "subject": subject, "score": None, "threshold": None}
+        row = found.setdefault(subject, empty)
         row[_GAUGES[name]] = value if math.isfinite(value) else None
     return sorted(found.values(), key=_share, reverse=True)
+
+
+def score_words(row: dict[str, Any]) -> str:
+    """Return one of `scores_of` in words, such as ``amount_log 0.05 of 0.2``."""
+    words = f"{row['subject']} {row['score']:.3g}"
+    return words if row["threshold"] is None else f"{words} of {row['threshold']:.3g}"
 
 
 def _share(row: dict[str, Any]) -> float:
@@ -131,7 +138,7 @@ def alarm(event: DriftEvent, reports: Path) -> dict[str, Any]:
 
 def _print(pipeline: str, scores: list[dict[str, Any]], alarms: list[dict[str, Any]]) -> None:
     if scores:
-        shown = ("kind", "subject", "detector", "score", "threshold")
+        shown = ("kind", "subject", "score", "threshold")
         rows = [{**row, **_rounded(row, ("score", "threshold"))} for row in scores]
         console.result_table(shown, rows)
     if not alarms:

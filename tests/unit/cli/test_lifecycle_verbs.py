@@ -28,12 +28,12 @@ ALARM = DriftEvent(
 )  # fmt: skip
 ASKED = RetrainEvent.request("r1", "fraud", 1_750_000_000_000, "drift", reason="error tripled")
 PAGE = """
-penstock_drift_score{detector="psi",kind="data",pipeline="fraud",subject="amount_log"} 0.05
-penstock_drift_threshold{detector="psi",kind="data",pipeline="fraud",subject="amount_log"} 0.2
-penstock_drift_score{detector="adwin",kind="concept",pipeline="fraud",subject="error"} 0.026
-penstock_drift_threshold{detector="adwin",kind="concept",pipeline="fraud",subject="error"} 0.012
-penstock_drift_score{detector="psi",kind="data",pipeline="churn",subject="tenure"} 9.0
-penstock_drift_score{detector="psi",kind="data",pipeline="fraud",subject="home_risk"} NaN
+penstock_drift_score{pipeline="fraud",subject="amount_log"} 0.05
+penstock_drift_threshold{pipeline="fraud",subject="amount_log"} 0.2
+penstock_drift_score{pipeline="fraud",subject="error"} 0.026
+penstock_drift_threshold{pipeline="fraud",subject="error"} 0.012
+penstock_drift_score{pipeline="churn",subject="tenure"} 9.0
+penstock_drift_score{pipeline="fraud",subject="home_risk"} NaN
 """
 
 
@@ -202,7 +202,9 @@ def test_drift_status_shows_scores_and_alarms_with_their_report(
     subjects = [row["subject"] for row in document["scores"]]
     assert subjects == ["error", "amount_log", "home_risk"]
     assert document["scores"][0]["threshold"] == 0.012
+    assert [row["kind"] for row in document["scores"]] == ["concept", "data", "data"]
     assert document["scores"][2]["score"] is None
+    assert drift_verb.score_words(document["scores"][0]) == "error 0.026 of 0.012"
     (alarm,) = document["alarms"]
     assert alarm["report"] == str(report)
     assert (alarm["statistic"], alarm["window"]["rows"]) == (0.026, 5)
