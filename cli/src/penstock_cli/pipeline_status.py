@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ANSWER_WITHIN_S: Final = 0.8
 _SAMPLE: Final = re.compile(r"^(\w+)\{(.*)\} (\S+)$", re.MULTILINE)
+_ALIASES: Final = {"champion": "champion", "canary": "challenger"}
+"""Alias of the version that answers as a variant."""
 _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -94,9 +96,15 @@ def drain_s(samples: list[Sample], topics: PipelineTopics) -> float | None:
 def served_models(samples: list[Sample], pipeline: str) -> list[dict[str, Any]]:
     """Return version, alias and weight in percent of what the routers serve."""
     return [
-        {"version": labels["version"], "alias": labels.get("alias", ""), "weight": value}
+        {
+            "version": labels["version"],
+            "alias": _ALIASES.get(labels.get("variant", ""), ""),
+            "weight": value,
+        }
         for name, labels, value in samples
-        if name == "penstock_served_weight_percent" and labels.get("pipeline") == pipeline
+        if name == "penstock_served_weight_percent"
+        and labels.get("pipeline") == pipeline
+        and value > 0  # what serves no more stays there with weight 0
     ]
 
 

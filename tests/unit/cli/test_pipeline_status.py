@@ -14,8 +14,9 @@ PAGE = """
 penstock_drain_seconds{partition="0",topic="fraud.events.v1"} 1.26
 penstock_drain_seconds{partition="1",topic="fraud.features.v1"} 4.0
 penstock_drain_seconds{partition="1",topic="churn.events.v1"} 99.0
-penstock_served_weight_percent{alias="champion",model="fraud",pipeline="fraud",version="7"} 90.0
-penstock_served_weight_percent{alias="",model="fraud",pipeline="fraud",version="6"} 0.0
+penstock_served_weight_percent{model="fraud",pipeline="fraud",variant="champion",version="7"} 90.0
+penstock_served_weight_percent{model="fraud",pipeline="fraud",variant="canary",version="8"} 10.0
+penstock_served_weight_percent{model="fraud",pipeline="fraud",variant="champion",version="6"} 0.0
 penstock_served_weight_percent{model="churn",pipeline="churn",version="1"} 100.0
 process_open_fds 12.0
 """
@@ -35,7 +36,7 @@ def test_a_lag_that_grows_has_no_time_to_drain(value: str) -> None:
 def test_the_versions_served_are_those_of_the_pipeline() -> None:
     assert served_models(list(read_samples(PAGE)), "fraud") == [
         {"version": "7", "alias": "champion", "weight": 90.0},
-        {"version": "6", "alias": "", "weight": 0.0},
+        {"version": "8", "alias": "challenger", "weight": 10.0},
     ]
 
 
