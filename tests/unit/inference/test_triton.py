@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
+import numpy as np
 import pytest
-from penstock_inference.triton import ScoringCall, ServedModel
+from penstock_inference.settings import TritonSettings
+from penstock_inference.triton import ScoringCall, ServedModel, TritonServer
 from penstock_inference.triton_errors import ERRORS, translated
 from penstock_schemas.errors import (
     FatalError,
@@ -53,3 +57,41 @@ def test_call_that_does_not_come_back_is_an_outage() -> None:
     assert not call.done()
     with pytest.raises(ModelUnavailable):
         call.scores(0.0)
+
+
+class Answer:
+    """What the client hands to the callback; ``array`` may be an error to raise."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def as_numpy(self, name: str) -> Any:
+        if isinstance(self._array, Exception):
+            raise self._array
+        return self._array
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        None,
+        np.zeros((2, 1), np.float32),
+        np.zeros(3, np.float32),
+        np.array([[b"x"]] * 3, dtype=object),
+        ValueError("cannot reshape"),
+    ],
+    ids=["nothing", "too few rows", "flat", "strings", "broken"],
+)
+def test_answer_that_is_no_scores_is_an_error_of_ours(
+    array: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it any other exception, a canary's answer could end the router."""
+    server = TritonServer(TritonSettings())
+
+    def answer_at_once(*_: Any, callback: Any, **__: Any) -> None:
+        callback(Answer(array), None)
+
+    monkeypatch.setattr(server._client, "async_infer", answer_at_once)
+    with pytest.raises(FatalError, match="inference by m"):
+        server.infer(ServedModel("m", 2, 8), np.zeros((3, 2), np.float32), 1.0)
+    server.close()
