@@ -159,7 +159,12 @@ class PipelineTopics:
             "max.message.bytes": str(EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES),
         }
         compacted = {"cleanup.policy": "compact", **lz4}
-        snapshots = {**compacted, "max.message.bytes": str(EVENTS_MAX_BYTES)}
+        snapshots = {
+            **compacted,
+            "max.message.bytes": str(EVENTS_MAX_BYTES),
+            "segment.bytes": str(16 * MIB),  # compaction spares the newest segment
+            "min.cleanable.dirty.ratio": "0.1",
+        }
         return [
             Topic(self.events, partitions, None, events, "producer applications"),
             Topic(self.features, partitions, "feature_vector.avsc", lz4, "ingest"),

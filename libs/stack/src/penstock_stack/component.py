@@ -157,6 +157,11 @@ class StackConfig:
         return self.data_dir / "feast"
 
     @property
+    def reports(self) -> Path:
+        """Root of the drift reports, one folder per pipeline."""
+        return self.data_dir / "reports"
+
+    @property
     def has_served(self) -> bool:
         """Whether every pipeline had its first model ready here before.
 

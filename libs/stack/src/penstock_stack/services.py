@@ -19,7 +19,7 @@ _DRAIN_S = 7.5
 
 
 def services(config: StackConfig, apply_topics: Callable[[], None]) -> list[Component]:
-    """Return topics, one first-model job per pipeline, ingest and inference.
+    """Return topics, one first-model job per pipeline, and the services.
 
     Parameters
     ----------
@@ -36,7 +36,14 @@ def services(config: StackConfig, apply_topics: Callable[[], None]) -> list[Comp
     # services need not wait for those who only check them; for a registry or a model server that
     # still starts they wait themselves, as they would after an outage.
     needs = () if config.has_served else (TOPICS, "triton", *(job.name for job in jobs))
-    return [topics, *jobs, _ingest(config, needs), _inference(config, needs)]
+    return [
+        topics,
+        *jobs,
+        _ingest(config, needs),
+        _inference(config, needs),
+        _drift(config, needs),
+        _retrain_trigger(config, needs),
+    ]
 
 
 def first_model_name(folder: Path) -> str:
@@ -75,14 +82,17 @@ def _common(config: StackConfig, prefix: str, port_name: str) -> dict[str, str]:
         f"{prefix}KAFKA__BOOTSTRAP_SERVERS": endpoints.address("KAFKA"),
         f"{prefix}REGISTRY__URL": endpoints.url("REGISTRY", API_PATH),
         f"{prefix}PIPELINES": json.dumps([str(folder) for folder in config.pipelines]),
-        f"{prefix}FEAST_DIR": str(config.feast),
         f"{prefix}METRICS_PORT": str(endpoints.port(port_name)),
         f"{prefix}RUN_DIR": str(config.run),
     }
 
 
 def _ingest(config: StackConfig, needs: tuple[str, ...]) -> Component:
-    environment = _common(config, "PENSTOCK_INGEST_", "INGEST")
+    prefix = "PENSTOCK_INGEST_"
+    environment = {
+        **_common(config, prefix, "INGEST"),
+        f"{prefix}FEAST_DIR": str(config.feast),
+    }
     port = config.endpoints.port("INGEST")
     return Component(
         name="ingest",
@@ -104,6 +114,7 @@ def _inference(config: StackConfig, needs: tuple[str, ...]) -> Component:
     environment = {
         **_common(config, prefix, "INFERENCE"),
         **ray_environment(config),
+        f"{prefix}FEAST_DIR": str(config.feast),
         f"{prefix}TRITON__GRPC_URL": endpoints.address("TRITON_GRPC"),
         f"{prefix}GATEWAY_PORT": str(endpoints.port("GATEWAY")),
         f"{prefix}RAY_ADDRESS": endpoints.address("RAY_GCS"),
@@ -122,4 +133,55 @@ def _inference(config: StackConfig, needs: tuple[str, ...]) -> Component:
         deadline_s=_SERVICE_DEADLINE_S,
         stop_s=_DRAIN_S,
         stage=Stage.SERVICE,
+    )
+
+
+def _drift(config: StackConfig, needs: tuple[str, ...]) -> Component:
+    prefix = "PENSTOCK_DRIFT_"
+    environment = {
+        **_common(config, prefix, "DRIFT"),
+        f"{prefix}MLFLOW_URL": config.endpoints.url("MLFLOW"),
+        f"{prefix}REPORTS_DIR": str(config.reports),
+    }
+    return _watcher(config, "drift", "DRIFT", environment, ("kafka", *needs))
+
+
+def _retrain_trigger(config: StackConfig, needs: tuple[str, ...]) -> Component:
+    endpoints = config.endpoints
+    prefix = "PENSTOCK_RETRAIN_TRIGGER_"
+    environment = {
+        **_common(config, prefix, "RETRAIN_TRIGGER"),
+        f"{prefix}RAY_JOBS_URL": endpoints.url("RAY"),
+        f"{prefix}RAY_AUTH_TOKEN_PATH": str(config.data_dir / "ray-token"),
+        f"{prefix}MLFLOW_URL": endpoints.url("MLFLOW"),
+        f"{prefix}TRITON_GRPC": endpoints.address("TRITON_GRPC"),
+        f"{prefix}MODELS_DIR": str(config.models),
+    }
+    return _watcher(
+        config, "retrain-trigger", "RETRAIN_TRIGGER", environment, ("kafka", "ray", *needs)
+    )
+
+
+def _watcher(
+    config: StackConfig,
+    name: str,
+    port_name: str,
+    environment: dict[str, str],
+    needs: tuple[str, ...],
+) -> Component:
+    """Return a service beside the path from event to prediction: it gives way to what serves."""
+    port = config.endpoints.port(port_name)
+    module = f"penstock_{name.replace('-', '_')}"
+    return Component(
+        name=name,
+        prepare=lambda: Launch((sys.executable, "-m", module), environment),
+        is_ready=lambda: probes.http_ok(port, "/ready"),
+        is_stuck=lambda: probes.says_not_live(port),
+        needs=needs,
+        ports=(port_name,),
+        endpoint=config.endpoints.url(port_name),
+        deadline_s=_SERVICE_DEADLINE_S,
+        stop_s=_DRAIN_S,
+        stage=Stage.SERVICE,
+        niceness=5,
     )
