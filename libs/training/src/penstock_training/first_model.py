@@ -25,11 +25,11 @@ from penstock_streaming.routing_topic import RoutingTopic
 from penstock_streaming.settings import KafkaSettings
 
 from penstock_training.first_features import prepare_features
+from penstock_training.model_server import load
 from penstock_training.publish import (
     MODEL_FILE,
     Deployment,
     find_template,
-    load,
     publish,
     published_digest,
     served_name,

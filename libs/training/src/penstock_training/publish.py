@@ -1,4 +1,4 @@
-"""Put a model version into the model server's repository and have it loaded.
+"""Put a model version into the model server's repository.
 
 A version's folder appears whole or not at all, and never changes afterwards: it is written aside,
 synced to disk and renamed.
@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Final
+from typing import Final
 
-from penstock_schemas.errors import ConfigError, ModelUnavailable
+from penstock_schemas.errors import ConfigError
 
 from penstock_training.training_record import digest_of
 
@@ -24,9 +21,6 @@ TEMPLATE: Final = Path("triton_models/templates/config.pbtxt")
 TEMPLATE_VARIABLE: Final = "PENSTOCK_TRITON_MODELS"
 MODEL_FILE: Final = Path("1/model.onnx")
 CONFIG_FILE: Final = "config.pbtxt"
-LOAD_TIMEOUT_S: Final = 60.0
-_CALL_TIMEOUT_S: Final = 10.0
-_POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,39 +104,6 @@ def publish(models_dir: Path, deployment: Deployment, template: str) -> Path:
     return target
 
 
-def load(triton_grpc: str, served_as: str, timeout_s: float = LOAD_TIMEOUT_S) -> None:
-    """Have the server load a version and wait until it is ready.
-
-    Parameters
-    ----------
-    triton_grpc
-        host:port.
-
-    Raises
-    ------
-    ModelUnavailable
-        If the server does not have it ready in time.
-    """
-    import tritonclient.grpc as triton
-
-    deadline = time.monotonic() + timeout_s
-    with _translated(f"model server {triton_grpc}, model {served_as}"):
-        client: Any = triton.InferenceServerClient(triton_grpc)
-        try:
-            _wait(client.is_server_ready, deadline, f"model server {triton_grpc} is not ready")
-            left = max(1.0, deadline - time.monotonic())
-            client.load_model(served_as, client_timeout=left)
-            _wait(
-                lambda client_timeout: client.is_model_ready(
-                    served_as, client_timeout=client_timeout
-                ),
-                deadline,
-                f"model {served_as} is not ready on {triton_grpc}",
-            )
-        finally:
-            client.close()
-
-
 def find_template(*near: Path) -> str:
     """Return the text of the tracked config template.
 
@@ -203,28 +164,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _wait(probe: Any, deadline: float, what: str) -> None:
-    from tritonclient.utils import InferenceServerException
-
-    while True:
-        try:
-            if probe(client_timeout=_CALL_TIMEOUT_S):
-                return
-        except InferenceServerException:
-            if time.monotonic() >= deadline:
-                raise
-        if time.monotonic() >= deadline:
-            raise ModelUnavailable(what)
-        time.sleep(_POLL_S)
-
-
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    from tritonclient.utils import InferenceServerException
-
-    try:
-        yield
-    except InferenceServerException as exc:
-        raise ModelUnavailable(f"{what}: {exc.message()}") from exc

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,8 +55,6 @@ class Tracker:
     name
         Name of the experiment and of the registered model: the pipeline's.
 
-    Notes
-    -----
     Every method raises TrackingUnavailable if the server does not answer.
     """
 
@@ -109,7 +108,7 @@ class Tracker:
         with self._translated() as client:
             there = client.get_run(run_id).data.params
             params = [Param(k, str(v)) for k, v in record.params.items() if k not in there]
-            metrics = [Metric(k, v, 0, 0) for k, v in record.metrics.items()]
+            metrics = [Metric(k, v, _now_ms(), 0) for k, v in record.metrics.items()]
             tags = [RunTag(k, v) for k, v in _dataset_tags(record.dataset).items()]
             client.log_batch(run_id, metrics, params, tags)
             dataset = {DATASET_FILE: json.dumps(dict(record.dataset), indent=1).encode()}
@@ -178,11 +177,11 @@ class Tracker:
                 client.delete_registered_model_alias(self._name, alias)
 
     def note(self, run_id: str, tags: Mapping[str, str], metrics: Mapping[str, float]) -> None:
-        """Add tags and metrics to a run, at once."""
+        """Add tags and metrics to a run, at once; a later value replaces an earlier one."""
         from mlflow.entities import Metric, RunTag
 
         with self._translated() as client:
-            values = [Metric(k, v, 0, 0) for k, v in metrics.items()]
+            values = [Metric(k, v, _now_ms(), 0) for k, v in metrics.items()]
             client.log_batch(run_id, values, [], [RunTag(k, v) for k, v in tags.items()])
 
     def notes(self, run_id: str) -> tuple[dict[str, str], dict[str, float]]:
@@ -244,3 +243,7 @@ def _dataset_tags(dataset: Mapping[str, Any]) -> dict[str, str]:
         "dataset_sha256": str(dataset["sha256"]),
         "dataset_source": json.dumps(dataset.get("source", {}))[:5000],  # the most a tag holds
     }
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

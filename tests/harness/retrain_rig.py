@@ -1,0 +1,249 @@
+"""A pipeline of a test's own with a stand-in for its router, for the training job.
+
+The stand-in answers as the router does: the candidate for its share of the keys when the routing
+state says so, else the champion; both by their own ONNX files.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from harness.background import background_calls
+from harness.tiny_pipeline import NAME, write_folder
+from penstock_pipelines.loader import LoadedPipeline, load_pipeline
+from penstock_retrain_trigger.job.topic_log import TopicLog
+from penstock_schemas.codec import decode_one, encode_one
+from penstock_schemas.records import ModelVersion, RetrainEvent, RoutingState
+from penstock_schemas.schema_files import schema_text
+from penstock_streaming import admin
+from penstock_streaming.fail_points import VARIABLE
+from penstock_streaming.key_share import BUCKETS, buckets
+from penstock_streaming.registry import RegistryClient, RegistrySettings
+from penstock_streaming.routing_topic import RoutingTopic
+from penstock_streaming.settings import KafkaSettings
+from penstock_training.first_model import Places as FirstPlaces
+from penstock_training.first_model import provide_first_model
+from penstock_training.onnx_export import onnx_scores
+from penstock_training.publish import MODEL_FILE
+
+SECTIONS: Final = """
+labels: {horizon_s: 3600}
+retrain: {min_labels: 1500, max_labels: 3000, label_wait_s: 60}
+rollout: {canary_percent: 50, min_canary_rows: 300, max_wait_s: 40}
+"""
+CALL_S: Final = 30.0
+JOB_S: Final = 120.0
+REPOSITORY: Final = Path(__file__).parents[2]
+Matrix = npt.NDArray[np.float32]
+Concept = Callable[[Matrix], npt.NDArray[np.float64]]
+
+
+def vibrating(matrix: Matrix) -> npt.NDArray[np.float64]:
+    """Return the labels that the first model has learnt, with some noise."""
+    noise = np.random.default_rng(len(matrix)).random(len(matrix)) < 0.02
+    return np.where(noise, 1.0, matrix[:, 0] > 5.0).astype(np.float64)
+
+
+def pressed(matrix: Matrix) -> npt.NDArray[np.float64]:
+    """Return labels after a change of concept: the first model knows nothing of them."""
+    return (matrix[:, 1] > 45.0).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class JobPlaces:
+    """Where the infrastructure is."""
+
+    kafka: str
+    registry: str
+    mlflow: str
+    triton_grpc: str
+    models_dir: Path
+
+
+class RetrainRig:
+    """One pipeline with topics and a first model, what happens on its topics, and the job."""
+
+    def __init__(self, places: JobPlaces, root: Path, sections: str = SECTIONS) -> None:
+        self.places = places
+        self.name = f"{NAME}-{uuid.uuid4().hex[:8]}"
+        folder = write_folder(root).rename(root / self.name)
+        text = (folder / "pipeline.yaml").read_text()
+        text = text.replace(f"pipeline: {NAME}", f"pipeline: {self.name}")
+        (folder / "pipeline.yaml").write_text(text + sections)
+        self.pipeline: LoadedPipeline = load_pipeline(folder)
+        self.topics = self.pipeline.config.topic_names
+        self.kafka = KafkaSettings(bootstrap_servers=places.kafka)
+        self.registry = RegistryClient(RegistrySettings(url=places.registry))
+        wanted = self.topics.all(self.pipeline.config.partitions)
+        admin.apply(self.kafka, self.registry, wanted, {})
+        self.routing = RoutingTopic(self.kafka, self.registry, self.topics.models, self.name)
+        self.first = provide_first_model(
+            folder,
+            FirstPlaces(
+                places.kafka, places.registry, places.mlflow, places.triton_grpc,
+                places.models_dir, root / "feast",
+            ),
+        )  # fmt: skip
+        self._producer = Producer({"bootstrap.servers": places.kafka, "linger.ms": 20})
+        self._rng = np.random.default_rng(5)
+        self._ids: dict[str, int] = {}
+
+    def remove_topics(self) -> None:
+        """Delete the pipeline's topics."""
+        names = [t.name for t in self.topics.all(1)]
+        client = AdminClient({"bootstrap.servers": self.places.kafka})
+        for future in client.delete_topics(names).values():
+            future.result(CALL_S)
+
+    def state(self) -> RoutingState:
+        """Return the routing state in force."""
+        found = self.routing.latest(CALL_S)
+        assert found is not None
+        return found
+
+    def serve(self, count: int, concept: Concept, *, labelled: bool = True) -> None:
+        """Predict events as the router would, and tell their labels if ``labelled``."""
+        state = self.state()
+        matrix = self._features(count)
+        keys = [b"pump-%d" % n for n in self._rng.integers(0, 2_000, count)]
+        labels = concept(matrix)
+        answers = self._answers(matrix, keys, state)
+        now = time.time_ns() // 1_000_000
+        for i, (version, score) in enumerate(answers):
+            event_id = uuid.uuid4().hex
+            record = {
+                "event_id": event_id,
+                "event_time": now + i,
+                "predicted_at": now,
+                "pipeline": self.name,
+                "model_name": self.name,
+                "model_version": version.version,
+                "variant": "champion" if version.alias == "champion" else "canary",
+                "scores": [score],
+                "decision": score >= 0.5,
+                "threshold": 0.5,
+                "features": matrix[i].tolist(),
+                "origin": None,
+                "attempt": "rig",
+                "outcome": "predicted",
+            }
+            self._send(self.topics.predictions, "prediction.avsc", record, keys[i])
+            if labelled:
+                known = {"event_id": event_id, "label": float(labels[i]), "occurred_at": now}
+                self._send(self.topics.interactions, "interaction.avsc", known, event_id.encode())
+        assert self._producer.flush(CALL_S) == 0
+
+    def _features(self, count: int) -> Matrix:
+        failing = self._rng.random(count) < 0.3
+        quiet, loud = self._rng.normal(1.5, 1, count), self._rng.normal(9, 1, count)
+        pressure, heat = self._rng.uniform(20, 60, count), self._rng.normal(70, 8, count)
+        columns = (np.where(failing, loud, quiet), pressure, heat, np.full(count, 3.0))
+        return np.column_stack(columns).astype(np.float32)
+
+    def _answers(
+        self, matrix: Matrix, keys: list[bytes], state: RoutingState
+    ) -> list[tuple[ModelVersion, float]]:
+        """Return who answers each event, and what."""
+        champion = state.champion
+        assert champion is not None
+        canary = next((v for v in state.versions if v.state == "canary"), None)
+        share = 0 if canary is None else canary.weight
+        chosen = buckets(keys, self.name) < share * BUCKETS // 100
+        scores = self._scores(champion, matrix)
+        if canary is not None:
+            scores = np.where(chosen, self._scores(canary, matrix), scores)
+        who = [canary if c and canary else champion for c in chosen]
+        return list(zip(who, scores.tolist(), strict=True))
+
+    def _scores(self, version: ModelVersion, matrix: Matrix) -> npt.NDArray[np.float64]:
+        file = self.places.models_dir / version.served_as / MODEL_FILE
+        return onnx_scores(file.read_bytes(), matrix)
+
+    @contextmanager
+    def traffic(self, concept: Concept, *, labelled: bool = True) -> Iterator[None]:
+        """Serve events all the time in the block."""
+        stop = threading.Event()
+
+        def run() -> None:
+            while not stop.is_set():
+                self.serve(100, concept, labelled=labelled)
+                stop.wait(0.2)
+
+        with background_calls() as start:
+            call = start(run)
+            try:
+                yield
+            finally:
+                stop.set()
+                call.join()
+
+    def request(self, **facts: Any) -> str:
+        """Ask for a retraining and return the request's id."""
+        request_id = f"test-{uuid.uuid4().hex[:12]}"
+        now = time.time_ns() // 1_000_000
+        event = RetrainEvent.request(request_id, self.name, now, "cli", **facts)
+        self.tell(event)
+        return request_id
+
+    def tell(self, event: RetrainEvent) -> None:
+        """Write a retrain event."""
+        key = self.name.encode()
+        self._send(self.topics.retrain, "retrain_event.avsc", event.to_dict(), key)
+        assert self._producer.flush(CALL_S) == 0
+
+    def _send(self, topic: str, schema: str, record: dict[str, Any], key: bytes) -> None:
+        text = schema_text(schema)
+        if schema not in self._ids:
+            self._ids[schema] = self.registry.register(f"{topic}-value", text)
+        full = {"kind": None, "value": None, **record} if schema == "interaction.avsc" else record
+        self._producer.produce(topic, encode_one(text, self._ids[schema], full), key)
+        self._producer.poll(0)
+
+    def events(self, request_id: str) -> list[RetrainEvent]:
+        """Return the request's events in the log, in order."""
+        text = schema_text("retrain_event.avsc")
+        log = TopicLog(self.kafka, [self.topics.retrain])
+        first, end = log.watermarks()
+        log.start(first)
+        found = [
+            RetrainEvent.from_dict(decode_one(value or b"", self.registry.schema_text, text))
+            for chunk in log.read(end, CALL_S)
+            for value in chunk.values
+        ]
+        log.close()
+        return [e for e in found if e.request_id == request_id]
+
+    def job(self, request_id: str, fail_point: str = "") -> subprocess.CompletedProcess[str]:
+        """Run the job in a process of its own, which ends at ``fail_point`` if one is named."""
+        flags = {
+            "request-id": request_id,
+            "pipeline-dir": self.pipeline.folder,
+            "kafka": self.places.kafka,
+            "registry": self.places.registry,
+            "mlflow": self.places.mlflow,
+            "triton-grpc": self.places.triton_grpc,
+            "models-dir": self.places.models_dir,
+        }
+        arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+        return subprocess.run(
+            [sys.executable, "-m", "penstock_retrain_trigger.job", *arguments],
+            env={**os.environ, **({VARIABLE: fail_point} if fail_point else {})},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=JOB_S,
+        )
