@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from penstock_retrain_trigger.launcher import JobsUnavailable, RayJobs, job_request
+from penstock_retrain_trigger.resubmission import Job
 from penstock_retrain_trigger.settings import TriggerSettings
-from penstock_retrain_trigger.watch import Job
 
 Steps = Callable[[RayJobs], Awaitable[Any]]
 Run = Callable[[Steps], Any]

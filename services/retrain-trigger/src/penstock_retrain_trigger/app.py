@@ -23,16 +23,15 @@ from penstock_retrain_trigger.decisions import Decisions
 from penstock_retrain_trigger.faust_app import ControlApp
 from penstock_retrain_trigger.job_watch import JobWatch
 from penstock_retrain_trigger.launcher import RayJobs
+from penstock_retrain_trigger.library_logs import quieten
 from penstock_retrain_trigger.metrics import TriggerFamilies, TriggerMetrics
 from penstock_retrain_trigger.retrain_log import RetrainLog
 from penstock_retrain_trigger.settings import TriggerSettings
 
 LOG = logging.getLogger(__name__)
-_NOISY: Final = ("faust", "mode", "aiokafka", "penstock_retrain_trigger.faust_app")
-"""Libraries that tell of each step of each of their parts."""
 _HEARTBEAT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 5.0
-_STOP_S: Final = 3.5
+_STOP_S: Final = 2.5
 
 
 class Service:
@@ -154,9 +153,7 @@ def run(settings: TriggerSettings) -> int:
     ConfigError
         If a pipeline folder is wrong.
     """
-    if settings.log_level != "debug":
-        for name in _NOISY:
-            logging.getLogger(name).setLevel(logging.WARNING)
+    quieten(settings.log_level)
     pipelines = [load_pipeline(folder) for folder in settings.pipelines]
     return asyncio.run(_serve(settings, pipelines))
 

@@ -23,8 +23,8 @@ from penstock_retrain_trigger.decisions import Decisions
 from penstock_retrain_trigger.launcher import JobsUnavailable, RayJobs, job_request
 from penstock_retrain_trigger.ledger import ACCEPTED, FAILED, Request
 from penstock_retrain_trigger.metrics import TriggerMetrics
+from penstock_retrain_trigger.resubmission import Action, Job, Next, next_action
 from penstock_retrain_trigger.settings import TriggerSettings
-from penstock_retrain_trigger.watch import Action, Job, Next, next_action
 
 LOG = logging.getLogger(__name__)
 PLACES: Final = ("before_submit", "after_submit", "before_order", "after_order")

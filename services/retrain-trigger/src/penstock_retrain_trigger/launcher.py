@@ -14,8 +14,8 @@ from typing import Any, Final
 import aiohttp
 from penstock_schemas.errors import RetryableError
 
+from penstock_retrain_trigger.resubmission import Job
 from penstock_retrain_trigger.settings import TriggerSettings
-from penstock_retrain_trigger.watch import Job
 
 JOBS: Final = "/api/jobs/"
 SUBMISSION: Final = "penstock.submission"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from penstock_retrain_trigger.ledger import Ledger, Request
-from penstock_retrain_trigger.watch import REASON_CHARS, Action, Job, next_action
+from penstock_retrain_trigger.resubmission import REASON_CHARS, Action, Job, next_action
 from penstock_schemas.records import RetrainEvent
 
 
