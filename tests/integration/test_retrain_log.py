@@ -158,6 +158,35 @@ def test_open_transaction_of_another_is_waited_for(
     play(scene)
 
 
+def test_aborted_events_are_passed_at_the_end_too(
+    make: Make, topic: str, kafka_bootstrap: str, registry: RegistryClient
+) -> None:
+    schema = schema_text("retrain_event.avsc")
+    schema_id = registry.register(f"{topic}-value", schema)
+    job = Producer({"bootstrap.servers": kafka_bootstrap, "transactional.id": f"{topic}-job"})
+    job.init_transactions(20)
+    for number in range(3):
+        asked = RetrainEvent.request(f"r{number}", topic, 1, "cli")
+        job.begin_transaction()
+        job.produce(topic, encode_one(schema, schema_id, asked.to_dict()), b"k", 0)
+        assert job.flush(20) == 0
+        if number == 0:
+            job.commit_transaction(20)
+        else:
+            job.abort_transaction(20)
+    log, other = make(), make(timeout_s=5.0)
+
+    async def scene() -> None:
+        assert await told(log) == ["r0"]
+        assert await told(log) == []
+        await log.open()
+        await log.write(RetrainEvent.request("r9", topic, 1, "cli"))
+        assert await told(log) == ["r9"]
+        assert await told(other) == ["r0", "r9"]
+
+    play(scene, log)
+
+
 def test_topic_that_is_not_there_is_an_outage(make: Make) -> None:
     log = make(f"absent-{uuid.uuid4().hex[:8]}", 5.0)
 
