@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
+
+_UNFOLDED: Final = 2_000
+"""Columns of a table that does not go to a terminal."""
 
 
 def result(text: str) -> None:
@@ -28,7 +31,10 @@ def result_table(columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -
         table.add_column(column.upper(), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row[column]) for column in columns))
-    Console(file=sys.stdout).print(table)
+    screen = Console(file=sys.stdout)
+    if not screen.is_terminal:
+        screen.width = _UNFOLDED  # whoever reads a pipe wants one row per line
+    screen.print(table)
 
 
 def note(text: str) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Retraining: ask for it, follow it, call it off.", no_args_is_help=True)
 WAIT_S = 3_600.0
+WHY_LENGTH = 70
 
 
 @app.command("request")
@@ -181,5 +182,10 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         "state": " ".join(filter(None, (row["state"], row["verdict"]))),
         "version": row["model_version"],
         "auc": " vs champion ".join(known) or None,
-        "why": "; ".join(dict.fromkeys(filter(None, (row["requested_because"], row["reason"])))),
+        "why": _short(row["reason"] or row["requested_because"]),
     }
+
+
+def _short(text: str) -> str:
+    """Return the beginning of a reason; ``-o json`` has all of it."""
+    return text if len(text) <= WHY_LENGTH else f"{text[: WHY_LENGTH - 1]}…"

@@ -140,7 +140,23 @@ def test_ls_shows_reasons_and_verdicts(log: Log, capsys: pytest.CaptureFixture[s
     assert code == ExitCode.OK
     assert (row["state"], row["verdict"], row["metrics"]) == ("finished", "promoted", metrics)
     _, table, _ = run(capsys, "retrain", "ls", "fraud")
-    assert {"promoted", "tripled", "0.9510"} <= set(table.split())
+    (head, line) = table.splitlines()
+    assert "error tripled" in line
+    assert "0.9510 vs champion 0.6600" in line
+    assert head.split()[0] == "REQUESTED_AT"
+
+
+def test_ls_shortens_long_reasons_in_its_table_only(
+    log: Log, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = "drift of the error " * 20
+    log.retrain = [ASKED, ASKED.followed_by("suppressed", 9, reason=why)]
+    _, table, _ = run(capsys, "retrain", "ls", "fraud")
+    assert len(table.splitlines()[1]) < 200
+    assert "drift of the error" in table
+    assert "…" in table
+    _, out, _ = run(capsys, "retrain", "ls", "fraud", "-o", "json")
+    assert json.loads(out)["requests"][0]["reason"] == why
 
 
 def test_cancel_is_a_dry_run_unless_told(log: Log, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,10 +123,12 @@ def test_a_taken_port_is_a_clear_error_and_nothing_is_left(
     capsys: pytest.CaptureFixture[str], workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    with socket.create_server(("127.0.0.1", 9092 + 31_000)):
-        code, _, err = run(capsys, "up", "--port-offset", "31000", "--data-dir", "state")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        offset = str(port - 9092)
+        code, _, err = run(capsys, "up", "--port-offset", offset, "--data-dir", "state")
     assert code == ExitCode.FAILED
-    assert "port 40092 (PENSTOCK_KAFKA_PORT) is taken" in err
+    assert f"port {port} (PENSTOCK_KAFKA_PORT) is taken" in err
 
 
 def test_down_without_a_stack_is_no_error(
