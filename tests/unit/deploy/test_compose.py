@@ -12,9 +12,9 @@ from penstock_stack.component import StackConfig
 from penstock_stack.endpoints import PUBLIC_PORTS, Endpoints
 
 SERVICES = ("ingest", "inference", "drift", "retrain-trigger")
-JOBS = {"volumes", "topics", "first-model"}
+JOBS = {"prepare", "topics", "first-model"}
 THEIR_IMAGES = {"kafka", "registry", "triton"}
-INNER_ONLY = {"triton", "volumes", "topics", "first-model"}
+INNER_ONLY = {"triton", "prepare", "topics", "first-model"}
 
 
 def filled(value, environment):
