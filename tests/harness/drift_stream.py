@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 from penstock_drift.observations import Observations, observations_of
-from penstock_monitoring.reference import Reference, make_reference
+from penstock_monitoring.reference import (
+    REFERENCE_FILE,
+    SAMPLE_FILE,
+    Reference,
+    make_reference,
+)
 
 EVENT_MS = 6_000
 DELAY_MS = 2 * 3_600_000
@@ -33,6 +40,7 @@ class Stream:
     labels: npt.NDArray[np.float64]
     features: npt.NDArray[np.float32]
     versions: list[str]
+    model: str = "made"
 
     def __len__(self) -> int:
         return len(self.times)
@@ -45,7 +53,8 @@ def make_stream(
     concept_at: int | None = None,
     shift_at: int | None = None,
     recovered_at: int | None = None,
-    width: int = 31,
+    width: int = 30,
+    model: str = "made",
 ) -> Stream:
     """Draw a stream.
 
@@ -70,14 +79,40 @@ def make_stream(
         features[shift_at:, 0] += 1.0
     times = START_MS + np.arange(rows, dtype=np.int64) * EVENT_MS
     known = times + (rng.uniform(0.5, 1.5, rows) * DELAY_MS).astype(np.int64)
-    return Stream(times, known, scores.astype(np.float32), labels, features, ["1"] * rows)
+    as_sent = scores.astype(np.float32).astype(np.float64)
+    return Stream(times, known, as_sent, labels, features, ["1"] * rows, model)
 
 
 def make_training_reference(names: tuple[str, ...]) -> Reference:
     """Return the reference of what `make_stream` draws without a change."""
-    rng = np.random.default_rng(12345)
-    matrix = rng.normal(size=(10_000, len(names))).astype(np.float32)
-    return make_reference(names, matrix, rng.beta(0.05, 1.2, 10_000))
+    trained = make_stream(12345, 10_000, width=len(names))
+    return make_reference(names, trained.features, trained.scores)
+
+
+def log_model(mlflow_url: str, name: str, names: tuple[str, ...], folder: Path) -> None:
+    """Register version 1 of a model, with the artifacts that training leaves."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow_url)
+    run = client.create_run(client.create_experiment(name)).info
+    (folder / REFERENCE_FILE).write_text(make_training_reference(names).to_json())
+    trained = make_stream(12345, 5_000, width=len(names))
+    sample = pd.DataFrame(trained.features, columns=list(names))
+    sample = sample.assign(score=trained.scores, label=trained.labels)
+    sample.to_parquet(folder / SAMPLE_FILE)
+    for file in (REFERENCE_FILE, SAMPLE_FILE):
+        client.log_artifact(run.run_id, str(folder / file))
+    client.create_registered_model(name)
+    client.create_model_version(name, f"runs:/{run.run_id}/model", run.run_id)
+
+
+def delete_model(mlflow_url: str, name: str) -> None:
+    """Remove what `log_model` has made."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow_url)
+    client.delete_registered_model(name)
+    client.delete_experiment(client.get_experiment_by_name(name).experiment_id)
 
 
 def predictions(stream: Stream, start: int, end: int) -> Iterator[dict[str, Any]]:
@@ -88,7 +123,7 @@ def predictions(stream: Stream, start: int, end: int) -> Iterator[dict[str, Any]
             "event_time": int(stream.times[row]),
             "predicted_at": int(stream.times[row]),
             "pipeline": "p",
-            "model_name": "made",
+            "model_name": stream.model,
             "model_version": stream.versions[row],
             "variant": "champion",
             "scores": [float(stream.scores[row])],
@@ -140,8 +175,8 @@ def observed(stream: Stream, log: list[tuple[int, int]], first_offset: int) -> O
                 np.where(is_label, stream.known[rows], stream.times[rows]), pa.timestamp("ms")
             ),
             "label": pa.array(stream.labels[rows], mask=~is_label),
-            "score": pa.array(stream.scores[rows].astype(np.float64), mask=is_label),
-            "model_name": pa.array(np.where(is_label, "", "made")),
+            "score": pa.array(stream.scores[rows], mask=is_label),
+            "model_name": pa.array(np.where(is_label, "", stream.model)),
             "model_version": pa.array(versions),
             "variant": pa.array(np.where(is_label, "", "champion")),
             "features": pa.ListArray.from_arrays(pa.array(ends), pa.array(features)),

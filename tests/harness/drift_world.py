@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fastavro
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness.drift_stream import Stream, interactions, predictions
-from harness.producer_app import avro_encoder, register_schema
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_schemas.codec import decode_one
 from penstock_schemas.records import DriftEvent, RetrainEvent
 from penstock_schemas.schema_files import schema_text
+from penstock_streaming.registry import RegistryClient, RegistrySettings
 
+PREFIX = struct.Struct(">bI")
 FRAUD = Path(__file__).parents[2] / "pipelines" / "fraud"
 WAIT_S = 120.0
 READ_ROWS = 5_000
@@ -110,9 +115,7 @@ class DriftWorld:
             (self.topics.interactions, "interaction.avsc", interactions(stream, start, end)),
         ):
             if topic not in self.encoders:
-                text = schema_text(schema)
-                schema_id = register_schema(self.registry_url, f"{topic}-value", text)
-                self.encoders[topic] = avro_encoder(text, schema_id)
+                self.encoders[topic] = self._encoder(topic, schema_text(schema))
             for number, row in enumerate(rows):
                 value = self.encoders[topic](row)
                 while True:
@@ -123,6 +126,19 @@ class DriftWorld:
                     else:
                         break
         assert producer.flush(WAIT_S) == 0
+
+    def _encoder(self, topic: str, text: str) -> Callable[[dict[str, Any]], bytes]:
+        registry = RegistryClient(RegistrySettings(url=self.registry_url))
+        prefix = PREFIX.pack(0, registry.register(f"{topic}-value", text))
+        parsed = fastavro.parse_schema(json.loads(text))
+
+        def encode(row: dict[str, Any]) -> bytes:
+            stream = io.BytesIO(prefix)
+            stream.seek(len(prefix))
+            fastavro.schemaless_writer(stream, parsed, row)
+            return stream.getvalue()
+
+        return encode
 
     def read(self, topic: str, rows: int = 0, isolation: str = "read_committed") -> list[Message]:
         """Read a topic from its start until ``rows`` records are there and a second is quiet."""

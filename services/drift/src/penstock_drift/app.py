@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from penstock_drift.loop_thread import LoopThread
 from penstock_drift.loops import PipelineLoops
 from penstock_drift.metrics import DriftFamilies
+from penstock_drift.report.keeper import Reported, ReportKeeper
 from penstock_drift.settings import DriftSettings
 
 
@@ -43,6 +44,8 @@ def run(settings: DriftSettings, stop: threading.Event) -> int:
 
     for thread in threads:
         thread.thread.start()
+    keeper = ReportKeeper(settings, _reported(pipelines, settings))
+    keeper.start()
     with serve_health(
         settings.metrics_host,
         settings.metrics_port,
@@ -55,7 +58,15 @@ def run(settings: DriftSettings, stop: threading.Event) -> int:
             thread.stop()
         for thread in threads:
             thread.thread.join(settings.loop.drain_timeout_s + 4.0)
+        keeper.close()
     return 1 if any(thread.has_failed for thread in threads) else 0
+
+
+def _reported(pipelines: list[PipelineLoops], settings: DriftSettings) -> dict[str, Reported]:
+    return {
+        loops.config.pipeline: Reported(folder, loops.config.topic_names.drift, loops.metrics)
+        for loops, folder in zip(pipelines, settings.pipelines, strict=True)
+    }
 
 
 def _threads(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any, Final
 
 from penstock_pipelines.loader import LoadedPipeline
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.schema_files import schema_text
+from penstock_streaming.clients import ConfluentClients, ConsumerClient
 from penstock_streaming.handler import Handler
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
@@ -22,6 +24,22 @@ from penstock_drift.quality import Quality
 from penstock_drift.references import References, TrackingServer
 from penstock_drift.rekey import INTERACTION_SCHEMA, PREDICTION_SCHEMA, RekeyHandler
 from penstock_drift.settings import DriftSettings
+
+FETCH_BYTES: Final = 64 * 1024
+"""Of one partition per fetch, bytes; a broker returns whole batches and at least one."""
+
+
+class InterleavingClients(ConfluentClients):
+    """Clients whose consumer takes little of each partition at a time.
+
+    After an absence much is waiting, and the client returns what one fetch has brought of a
+    partition before it comes to the next one. Detectors would see the past of one partition after
+    the present of another.
+    """
+
+    def consumer(self, config: dict[str, Any]) -> ConsumerClient:
+        """Return a new consumer."""
+        return super().consumer({**config, "fetch.message.max.bytes": FETCH_BYTES})
 
 
 def loop_settings(settings: DriftSettings, config: PipelineConfig) -> LoopSettings:
@@ -117,4 +135,5 @@ class PipelineLoops:
             transactional_id=f"{group_id}-{uuid.uuid4().hex}",
             loop=loop_settings(self._settings, self.config),
             metrics=self._loop_metrics,
+            clients=InterleavingClients(),
         )
