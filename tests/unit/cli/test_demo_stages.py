@@ -170,7 +170,7 @@ def test_later_requests_do_not_matter() -> None:
     ("states", "missed_at_s", "stage"),
     [
         ([], 24.0 + 60, Stage.ACCEPTED),
-        (["accepted"], 25.0 + 90, Stage.STARTED),
+        (["accepted"], 25.0 + 120, Stage.STARTED),
         (["accepted", "started"], 25.0 + 300, Stage.CANARIED),
     ],
 )

@@ -75,7 +75,7 @@ class DemoPlan:
             Stage.DRIFT_FOUND: 20.0,
             Stage.ACCEPTED: 60.0,
             Stage.SUPPRESSED: 60.0,
-            Stage.STARTED: 90.0,
+            Stage.STARTED: 120.0,
             Stage.CANARIED: 300.0,
             Stage.PROMOTED: 300.0,
             Stage.MEASURED: 60.0 + 3 * measured / self.rate,
