@@ -8,7 +8,7 @@ UV := .tools/uv
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help install fmt lint types test test-unit test-integration bench demo up down gen check clean
+.PHONY: help install fmt lint types test test-unit test-integration test-demo bench demo up down gen check clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,7 +29,7 @@ lint: ## Check style and import direction
 types: ## Check types
 	$(BIN)/mypy
 
-test: test-unit test-integration ## Run the whole suite that CI runs
+test: test-unit test-integration test-demo ## Run the whole suite that CI runs
 
 test-unit: ## Run the tests that need nothing but Python
 	$(BIN)/pytest tests/unit tests/contract tests/ledger
@@ -37,10 +37,13 @@ test-unit: ## Run the tests that need nothing but Python
 test-integration: ## Run the tests against the real stack
 	$(BIN)/pytest tests/integration tests/e2e
 
+test-demo: ## Run the demo, and check outside of it what it says
+	$(BIN)/pytest tests/demo
+
 bench: ## Run the benchmark (see benchmarks/README.md)
 	$(BIN)/python benchmarks/bench_inference.py
 
-demo: install ## Install, then show the whole flow once: up, events, predictions, summary, down
+demo: install ## Install, then show the loop close once: drift found, retrained, canaried, promoted
 	$(BIN)/penstock demo
 
 up: ## Start the embedded stack and all services in the background
@@ -51,6 +54,7 @@ down: ## Stop the embedded stack
 
 gen: ## Write generated files anew
 	$(BIN)/python -m penstock_pipelines.schema_json
+	$(BIN)/python k8s/generate_topics.py
 
 check: lint types test ## Run what CI runs
 

@@ -194,6 +194,7 @@ class DriftState:
     detectors: bytes
     errors: bytes
     error_times: bytes
+    expected: bytes = b""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain values for the Avro encoder."""

@@ -66,9 +66,10 @@ GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
             "join_from": 5,
             "detectors": b"{}",
             "errors": b"\x00\x00\x00?",
+            "expected": b"",
             "error_times": b"{\x00\x00\x00\x00\x00\x00\x00",
         },
-        "026c120a047b7d080000003f107b00000000000000",
+        "026c120a047b7d080000003f00107b00000000000000",
     ),
     "observation": (
         {

@@ -24,11 +24,12 @@ class Monitor(Section):
     """Windows in a row that must reach it before the change is confirmed."""
     adwin_delta: PositiveFloat = 0.002
     """Confidence of the change detector on the error; smaller is more careful."""
-    evidence_labels: PositiveInt = 2_000
+    evidence_labels: PositiveInt = 1_000
     """Joined labels after the change before it is confirmed."""
     degradation: Annotated[float, Field(gt=1)] = 1.5
-    """How many times the earlier mean error the mean error after the change must be."""
-    reopen_labels: PositiveInt = 20_000
+    """How many times its earlier value the error over what the model expects must be after the
+    change."""
+    reopen_labels: PositiveInt = 100_000
     """Joined labels after which drift that still lasts is reported anew."""
 
 
