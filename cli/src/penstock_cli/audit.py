@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock_cli import console
-from penstock_cli.cluster import Bootstrap, Cluster, RegistryUrl, moment, words
+from penstock_cli.cluster import Bootstrap, Cluster, RegistryUrl, acting, moment, words
 from penstock_cli.options import (
     DEFAULT_DATA_DIR,
     DataDir,
@@ -38,7 +38,9 @@ def ls(
     """Show the newest operations: who, what, how it ended."""
     cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
     by_operation: dict[str, list[AuditEvent]] = {}
-    for event in cluster.audit.events():
+    with acting(cluster):
+        events = cluster.audit.events()
+    for event in events:
         if action in (None, event.action) and subject in (None, event.subject):
             by_operation.setdefault(event.operation_id, []).append(event)
     rows = [summary(events) for events in by_operation.values()][-limit:]
@@ -49,7 +51,9 @@ def ls(
     else:
         for row in rows:
             row["counts"] = words(row["counts"])
-            row["arguments"] = " ".join(f"{k}={v}" for k, v in row["arguments"].items() if v)
+            # What takes several lines, such as the offsets before a seek, is for -o json.
+            given = row["arguments"].items()
+            row["arguments"] = " ".join(f"{k}={v}" for k, v in given if v and "\n" not in v)
         columns = ("at", "actor", "action", "subject", "outcome", "counts", "arguments")
         console.result_table(columns, rows)
 

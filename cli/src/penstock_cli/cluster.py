@@ -36,6 +36,7 @@ Rate = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without, show what would be done.")]
 _NOTE_EVERY_S = 5.0
+_NEXT = "'penstock status' tells what runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Cluster:
 
     kafka: KafkaSettings
     registry: RegistryClient
+    registry_url: str
     folders: tuple[Path, ...]
 
     @classmethod
@@ -62,7 +64,6 @@ class Cluster:
         pipelines: list[str] | None = None,
     ) -> Cluster:
         """Return what the options mean."""
-        from penstock_pipelines.loader import find_pipelines
         from penstock_stack.endpoints import Endpoints
         from penstock_stack.registry_server import API_PATH
         from penstock_streaming.registry import RegistryClient, RegistrySettings
@@ -77,10 +78,11 @@ class Cluster:
             # No pipeline is asked for, so it is no harm that the default one is not here.
             endpoints, folders = Endpoints.from_environment(os.environ, port_offset or 0), ()
         url = registry_url or endpoints.url("REGISTRY", API_PATH)
-        here = find_pipelines("pipelines") if Path("pipelines").is_dir() else []
+        here = sorted(file.parent for file in Path("pipelines").glob("*/pipeline.yaml"))
         return cls(
             KafkaSettings(bootstrap_servers=bootstrap or endpoints.address("KAFKA")),
             RegistryClient(RegistrySettings(url=url)),
+            url,
             tuple({folder.name: folder for folder in (*here, *folders)}.values()),
         )
 
@@ -101,7 +103,10 @@ def topics_of(folder: Path | str) -> PipelineTopics:
     """Return the topic names of a pipeline given by folder or by name."""
     from penstock_cli.pipeline_status import topics_of as read
 
-    return read(pipeline_folder(folder) if isinstance(folder, str) else folder)
+    try:
+        return read(pipeline_folder(folder) if isinstance(folder, str) else folder)
+    except typer.BadParameter as exc:
+        raise typer.BadParameter(exc.message, param_hint="PIPELINE") from exc
 
 
 def operation(action: str, subject: str, arguments: Mapping[str, object]) -> Operation:
@@ -136,15 +141,22 @@ def bound(text: str, option: str) -> Bound:
 
 
 @contextmanager
-def policy() -> Iterator[None]:
-    """Turn a refusal into its exit code."""
+def acting(on: Cluster) -> Iterator[None]:
+    """Turn a refusal into its exit code, and name what was not reached and how to change it."""
     from penstock_replay.refusal import Refused
+    from penstock_schemas.errors import BrokerUnavailable, RegistryUnavailable
 
     try:
         yield
     except Refused as exc:
         console.note(f"penstock: refused: {exc}")
         raise typer.Exit(ExitCode.REFUSED) from exc
+    except BrokerUnavailable as exc:
+        where = f"Kafka at {on.kafka.bootstrap_servers} (--bootstrap-servers)"
+        raise BrokerUnavailable(f"{exc}; {where}: {_NEXT}") from exc
+    except RegistryUnavailable as exc:
+        where = f"the registry at {on.registry_url} (--registry-url)"
+        raise RegistryUnavailable(f"{exc}; {where}: {_NEXT}") from exc
 
 
 class Ticker:

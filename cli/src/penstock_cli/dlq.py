@@ -14,6 +14,7 @@ from penstock_cli.cluster import (
     Rate,
     RegistryUrl,
     Yes,
+    acting,
     moment,
     topics_of,
 )
@@ -64,22 +65,24 @@ def ls(
     from penstock_replay.letters import LetterFilter, short_cause
 
     cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
-    letters = DeadLetters(cluster.kafka, topics_of(pipeline))
-    done = done_by(cluster.audit.events())
-    groups: dict[tuple[str, str], dict[str, Any]] = {}
-    for batch in letters.find(LetterFilter(), done, [*letters.sources(), *letters.parking()]):
-        for found in batch:
-            letter = found.letter
-            group = groups.setdefault(
-                (letter.place.topic, letter.dead_letter_class),
-                {"letters": 0, "open": 0, "times": [], "causes": Counter()},
-            )
-            group["letters"] += 1
-            group["open"] += not (found.is_done or letter.place.topic.endswith(".parked"))
-            group["causes"][short_cause(letter.cause)] += 1
-            if letter.failed_at_ms is not None:
-                known = [*group["times"], letter.failed_at_ms]
-                group["times"] = [min(known), max(known)]
+    topics = topics_of(pipeline)
+    with acting(cluster):
+        letters = DeadLetters(cluster.kafka, topics)
+        done = done_by(cluster.audit.events())
+        groups: dict[tuple[str, str], dict[str, Any]] = {}
+        for batch in letters.find(LetterFilter(), done, [*letters.sources(), *letters.parking()]):
+            for found in batch:
+                letter = found.letter
+                group = groups.setdefault(
+                    (letter.place.topic, letter.dead_letter_class),
+                    {"letters": 0, "open": 0, "times": [], "causes": Counter()},
+                )
+                group["letters"] += 1
+                group["open"] += not (found.is_done or letter.place.topic.endswith(".parked"))
+                group["causes"][short_cause(letter.cause)] += 1
+                if letter.failed_at_ms is not None:
+                    known = [*group["times"], letter.failed_at_ms]
+                    group["times"] = [min(known), max(known)]
     rows = [
         {
             "topic": topic,
@@ -132,15 +135,17 @@ def show(
 
     cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
     wanted = letter_filter(dead_letter_class, since, until, ids)
-    letters = DeadLetters(cluster.kafka, topics_of(pipeline))
-    # One limit for each topic while reading, then the newest of all.
-    newest: dict[str, deque[Found]] = {}
-    for batch in letters.find(wanted, done_by(cluster.audit.events())):
-        topic = batch[0].letter.place.topic
-        newest.setdefault(topic, deque(maxlen=limit)).extend(batch)
-    found = [one for kept in newest.values() for one in kept]
-    found.sort(key=lambda f: (f.letter.failed_at_ms or 0, f.letter.place))
-    views = [letter_view(one, cluster.registry, payload=payload) for one in found[-limit:]]
+    topics = topics_of(pipeline)
+    with acting(cluster):
+        letters = DeadLetters(cluster.kafka, topics)
+        # One limit for each topic while reading, then the newest of all.
+        newest: dict[str, deque[Found]] = {}
+        for batch in letters.find(wanted, done_by(cluster.audit.events())):
+            topic = batch[0].letter.place.topic
+            newest.setdefault(topic, deque(maxlen=limit)).extend(batch)
+        found = [one for kept in newest.values() for one in kept]
+        found.sort(key=lambda f: (f.letter.failed_at_ms or 0, f.letter.place))
+        views = [letter_view(one, cluster.registry, payload=payload) for one in found[-limit:]]
     if global_options(context).output is OutputFormat.json:
         console.result_json({"pipeline": pipeline, "letters": views})
     elif not views:

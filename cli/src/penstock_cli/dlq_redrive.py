@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from penstock_cli import console
-from penstock_cli.cluster import Cluster, Ticker, bound, operation, policy, topics_of, words
+from penstock_cli.cluster import Cluster, Ticker, acting, bound, operation, topics_of, words
 from penstock_cli.options import ExitCode, OutputFormat, global_options
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ def redrive(
     from penstock_replay.redrive import Redrive
 
     cluster, pipeline, wanted = options
-    with policy():
-        work = Redrive(cluster.kafka, cluster.audit, topics_of(pipeline), action)
+    topics = topics_of(pipeline)
+    with acting(cluster):
+        work = Redrive(cluster.kafka, cluster.audit, topics, action)
         if not yes:
             _show_tally(context, pipeline, work.dry_run(wanted), dry_run=True)
             return

@@ -46,7 +46,7 @@ def letter_view(found: Found, registry: RegistryClient, *, payload: bool) -> dic
         "key": _text(message.key()) if payload else masked(message.key()),
         "headers": {n: _text(v) if payload else masked(v) for n, v in original},
         "format": form,
-        "value": value if payload else masked(value),
+        "value": _plain(value) if payload else masked(value),
     }
 
 

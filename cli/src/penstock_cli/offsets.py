@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock_cli import console
-from penstock_cli.cluster import Bootstrap, Cluster, RegistryUrl, Yes, bound, operation, policy
+from penstock_cli.cluster import (
+    Bootstrap,
+    Cluster,
+    RegistryUrl,
+    Yes,
+    acting,
+    bound,
+    operation,
+)
 from penstock_cli.options import (
     DEFAULT_DATA_DIR,
     DataDir,
@@ -46,13 +54,13 @@ def show(
     from penstock_replay.group_offsets import GroupOffsets
 
     cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
-    offsets = GroupOffsets(cluster.kafka)
-    names = tuple(topics.pipeline for topics in cluster.topics)
-    rows: list[dict[str, Any]] = [
-        {**asdict(position), "lag": position.lag}
-        for name in offsets.groups(group, names)
-        for position in offsets.show(name)
-    ]
+    with acting(cluster):
+        offsets = GroupOffsets(cluster.kafka)
+        rows: list[dict[str, Any]] = [
+            {**asdict(position), "lag": position.lag}
+            for name in offsets.groups(group)
+            for position in offsets.show(name)
+        ]
     if global_options(context).output is OutputFormat.json:
         console.result_json({"offsets": rows})
     elif not rows:
@@ -90,9 +98,9 @@ def seek(
     if (to is None) == (file is None):
         raise typer.BadParameter("give one of --to and --file", param_hint="--to")
     cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
-    offsets = GroupOffsets(cluster.kafka)
-    moves = _moves(offsets, group, to, file, tuple(topic or ()))
-    with policy():
+    with acting(cluster):
+        offsets = GroupOffsets(cluster.kafka)
+        moves = _moves(offsets, group, to, file, tuple(topic or ()))
         if yes:
             backward = [m for m in moves if m.is_backward]
             if backward and not accept_duplicates:

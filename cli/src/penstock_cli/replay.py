@@ -14,9 +14,9 @@ from penstock_cli.cluster import (
     Rate,
     RegistryUrl,
     Ticker,
+    acting,
     actor,
     bound,
-    policy,
     words,
 )
 from penstock_cli.options import (
@@ -76,7 +76,7 @@ def replay(
         rate,
         {"from": since, "to": until, "keys": "\n".join(keys), "to_topic": to_topic or ""},
     )
-    with policy():
+    with acting(cluster):
         work = RangeReplay(cluster.kafka, cluster.audit, request, _rules(cluster))
         plan = work.plan(again=again)
         if dry_run:

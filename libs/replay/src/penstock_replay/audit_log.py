@@ -188,6 +188,7 @@ class AuditLog:
             "group.id": "penstock-audit-reader",  # asked for, never joined
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 50,
             "isolation.level": isolation,
             "auto.offset.reset": "earliest",
         }

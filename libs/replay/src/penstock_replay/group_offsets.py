@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 
 from penstock_schemas.errors import ConfigError
 from penstock_streaming.settings import KafkaSettings
@@ -13,6 +14,9 @@ from penstock_replay.bounds import Bound, Edge, OffsetBound, TimeBound
 from penstock_replay.offset_file import Offsets, format_offsets
 from penstock_replay.refusal import Refused
 from penstock_replay.topic_facts import BrokerFacts, TopicFacts
+
+_SHOWN: Final = 5
+"""Groups that an error names at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +66,13 @@ class GroupOffsets:
     def __init__(self, kafka: KafkaSettings) -> None:
         self._broker = BrokerFacts(kafka)
 
-    def groups(self, name: str | None, pipelines: tuple[str, ...]) -> list[str]:
+    def groups(self, name: str | None) -> list[str]:
         """Return the groups that a name means: a group, or all groups of a pipeline.
 
         Parameters
         ----------
         name
             None means every group of Penstock's services.
-        pipelines
-            Names of the pipelines that are known.
 
         Raises
         ------
@@ -78,16 +80,17 @@ class GroupOffsets:
             If there is none.
         """
         there = sorted(self._broker.groups())
+        ours = [group for group in there if group.startswith("penstock-")]
         if name is None:
-            return [g for g in there if g.startswith("penstock-")]
+            return ours
         if name in there:
             return [name]
-        found = [g for g in there if g.startswith("penstock-") and g.endswith(f"-{name}")]
+        found = [group for group in ours if group.endswith(f"-{name}")]
         if not found:
-            known = ", ".join(g for g in there if g.startswith("penstock-")) or "none"
+            some = ", ".join(ours[:_SHOWN]) + (", …" if len(ours) > _SHOWN else "")
             raise ConfigError(
-                f"--group {name}: no group and no pipeline with groups of that name; "
-                f"there are {known} (pipelines: {', '.join(pipelines) or 'none'})"
+                f"--group {name}: neither a group nor a pipeline with groups; there are "
+                f"{some or 'none'}"
             )
         return found
 

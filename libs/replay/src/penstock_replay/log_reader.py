@@ -40,6 +40,7 @@ class LogReader:
             "auto.offset.reset": "error",
             "fetch.message.max.bytes": MESSAGE_MAX_BYTES,
             "fetch.queue.backoff.ms": 10,
+            "fetch.wait.max.ms": 50,  # the end is told by an empty fetch
             "queued.max.messages.kbytes": 16_384,
         }
 

@@ -33,16 +33,17 @@ class Pacer:
     def __init__(self, per_s: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._interval_s = 0.0 if per_s is None else 1.0 / per_s
         self._clock = clock
-        self._due = clock()
+        self._due: float | None = None
 
     def wait_s(self) -> float:
         """Return seconds until the next record is due; 0.0 if it is."""
-        if not self._interval_s:
+        if self._due is None:
             return 0.0
         return max(0.0, self._due - self._clock())
 
     def count(self) -> None:
         """Note that a record has gone."""
         if self._interval_s:
-            earliest = self._clock() - _CATCH_UP_S
-            self._due = max(self._due, earliest) + self._interval_s
+            now = self._clock()
+            due = now if self._due is None else max(self._due, now - _CATCH_UP_S)
+            self._due = due + self._interval_s

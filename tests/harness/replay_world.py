@@ -1,0 +1,204 @@
+"""A pipeline's topics with events and dead letters in them, and the command line beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from harness.waiting import eventually
+from penstock_replay.audit_log import AuditLog
+from penstock_schemas.errors import ModelRejected, RecordError, RuleViolation
+from penstock_schemas.records import AuditEvent
+from penstock_schemas.topics import PipelineTopics
+from penstock_streaming.admin import apply
+from penstock_streaming.dead_letter import Failure, dead_letter
+from penstock_streaming.registry import RegistryClient, RegistrySettings
+from penstock_streaming.settings import KafkaSettings
+
+TIMEOUT_S = 30.0
+PARTITIONS = 3
+MS = 1_700_000_000_000
+Content = tuple[int, bytes | None, bytes | None, int, tuple[tuple[str, bytes | None], ...]]
+"""Partition, key, value, timestamp and headers of a record."""
+
+
+def content(message: Message) -> Content:
+    """Return what a copy has to keep."""
+    headers: Any = message.headers() or []
+    return (
+        message.partition() or 0,
+        message.key(),
+        message.value(),
+        message.timestamp()[1],
+        tuple(headers),
+    )
+
+
+@dataclass
+class ReplayWorld:
+    """One pipeline on a real broker."""
+
+    bootstrap: str
+    registry_url: str
+    folder: Path
+    name: str = field(default_factory=lambda: f"replay-{uuid.uuid4().hex[:8]}")
+    made: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.topics = PipelineTopics(self.name)
+        self.kafka = KafkaSettings(bootstrap_servers=self.bootstrap)
+        self.registry = RegistryClient(RegistrySettings(url=self.registry_url))
+        self.audit = AuditLog(self.kafka, self.registry)
+        names = self.topics
+        both = (names.events, names.features)
+        needed = {*both, *map(names.dead_letter, both), *map(names.parked, both)}
+        wanted = [t for t in names.all(PARTITIONS) if t.name in needed]
+        apply(self.kafka, self.registry, wanted, {})
+        self.made |= needed
+        (self.folder / "pipelines" / self.name).mkdir(parents=True)
+        (self.folder / "pipelines" / self.name / "pipeline.yaml").write_text(
+            f"pipeline: {self.name}\n"
+        )
+        self._producer = Producer(
+            {"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "linger.ms": 5}
+        )
+
+    def send(self, count: int, *, topic: str = "", first: int = 0) -> list[Message]:
+        """Produce events with odd bytes, equal and null headers, and return them as they lie."""
+        topic = topic or self.topics.events
+        sent: list[Message] = []
+        for i in range(first, first + count):
+            self._producer.produce(
+                topic,
+                b"\x00\xffvalue-%d" % i,
+                b"key-%d" % (i % 7) if i % 11 else None,
+                i % PARTITIONS,
+                timestamp=MS + i * 1000,
+                headers=[("trace", b"\xff%d" % i), ("trace", b"again"), ("none", None)],
+                on_delivery=lambda error, message: sent.append(message),
+            )
+        assert self._producer.flush(TIMEOUT_S) == 0
+        assert all(m.error() is None for m in sent)
+        places = {(m.partition(), m.offset()) for m in sent}
+        return [m for m in self.read(topic) if (m.partition(), m.offset()) in places]
+
+    def fail(
+        self, messages: Iterable[Message], error: RecordError | None = None, origin: str = ""
+    ) -> None:
+        """Write the dead letters of messages, as the loop does."""
+        for message in messages:
+            failed = error or RuleViolation("amount is over its limit", field="amount")
+            service = "inference" if isinstance(failed, ModelRejected) else "ingest"
+            letter = dead_letter(message, Failure(failed, service, origin or None, MS))
+            headers: Any = letter.headers
+            self._producer.produce(
+                self.topics.dead_letter(message.topic() or ""),
+                letter.value,
+                letter.key,
+                letter.partition,
+                timestamp=letter.timestamp_ms,
+                headers=headers,
+            )
+        assert self._producer.flush(TIMEOUT_S) == 0
+
+    def read(self, topic: str, isolation: str = "read_committed") -> list[Message]:
+        """Return the records of a topic, by partition and offset, up to its end."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        partitions = list(admin.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions)
+        config: dict[str, Any] = {
+            "bootstrap.servers": self.bootstrap,
+            "group.id": f"read-{uuid.uuid4().hex}",
+            "isolation.level": isolation,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "fetch.queue.backoff.ms": 10,
+            "fetch.wait.max.ms": 50,
+        }
+        found: list[Message] = []
+        at_end: set[int] = set()
+        with Consumer(config) as consumer:
+            consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
+
+            def is_read() -> bool:
+                for message in consumer.consume(1000, 0.1):
+                    error = message.error()
+                    if error is None:
+                        found.append(message)
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        at_end.add(message.partition() or 0)
+                return len(at_end) == len(partitions)
+
+            eventually(is_read, TIMEOUT_S, f"{topic} is read", every_s=0.0)
+        return sorted(found, key=lambda m: (m.partition() or 0, m.offset() or 0))
+
+    def penstock(self, *arguments: object, expect: int = 0, fail_point: str = "") -> dict[str, Any]:
+        """Run the command line and return its JSON; its exit code must be the expected one."""
+        done = subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env={**os.environ, "PENSTOCK_FAIL_POINT": fail_point, "PENSTOCK_ACTOR": "ann"},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == expect, f"{arguments}: {done.returncode}\n{done.stderr[-2000:]}"
+        assert "Traceback" not in done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {}
+        return {**answer, "stderr": done.stderr}
+
+    def command(self, *arguments: object) -> list[str]:
+        """Return a command line of this world."""
+        where = ["--bootstrap-servers", self.bootstrap, "--registry-url", self.registry_url]
+        return [sys.executable, "-m", "penstock_cli", "-o", "json", *map(str, arguments), *where]
+
+    def audited(self, subject: str) -> list[AuditEvent]:
+        """Return the audit events about a subject."""
+        return [e for e in self.audit.events() if e.subject == subject]
+
+    def close(self) -> None:
+        """Delete the topics."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        for future in admin.delete_topics(sorted(self.made)).values():
+            future.exception(TIMEOUT_S)
+
+
+def origin(message: Message) -> bytes:
+    """Return topic/partition/offset, as a header holds it."""
+    return f"{message.topic()}/{message.partition()}/{message.offset()}".encode()
+
+
+def as_replayed(message: Message, attempts: int | None = None) -> tuple[object, ...]:
+    """Return the content that the copy of an original must have."""
+    *rest, headers = content(message)
+    added = [("penstock.replay.of", origin(message))]
+    if attempts is not None:
+        added.append(("dlq.attempt", str(attempts).encode()))
+    return (*rest, (*headers, *added))
+
+
+def copies(world: ReplayWorld, topic: str, originals: list[Message]) -> list[Message]:
+    """Return the records of a topic that are not the originals."""
+    known = {(m.partition(), m.offset()) for m in originals}
+    return [m for m in world.read(topic) if (m.partition(), m.offset()) not in known]
+
+
+def attempts_of(message: Message) -> int:
+    """Return how often a replayed event has failed before."""
+    return int(dict(message.headers() or []).get("dlq.attempt", b"0"))

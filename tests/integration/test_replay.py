@@ -1,0 +1,132 @@
+"""``penstock dlq``, ``replay`` and ``offsets`` on a real broker, as an engineer types them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import TopicPartition
+from harness.replay_world import (
+    ReplayWorld,
+    as_replayed,
+    attempts_of,
+    content,
+    copies,
+    origin,
+)
+from penstock_schemas.errors import ModelRejected
+
+pytestmark = pytest.mark.integration
+SIGKILLED = -9
+
+
+@pytest.fixture
+def world(kafka_bootstrap: str, registry_url: str, tmp_path: Path) -> Iterator[ReplayWorld]:
+    world = ReplayWorld(kafka_bootstrap, registry_url, tmp_path)
+    yield world
+    world.close()
+
+
+class TestDeadLetters:
+    def test_each_is_replayed_once_as_the_bytes_it_was(self, world) -> None:
+        events = world.send(60)
+        world.fail(events[:20])
+        world.fail(events[20:30], ModelRejected("not finite"))
+        replay = ("dlq", "replay", world.name, "--class", "rule")
+
+        dry = world.penstock(*replay)
+        assert dry["counts"] == {"replayed": 20}
+        assert copies(world, world.topics.events, events) == []
+        assert world.audited(world.name) == []
+
+        assert world.penstock(*replay, "--yes")["counts"] == {"replayed": 20}
+        found = copies(world, world.topics.events, events)
+        assert Counter(map(content, found)) == Counter(as_replayed(m, 1) for m in events[:20])
+        assert world.penstock(*replay, "--yes")["counts"] == {"already_done": 20}
+        assert len(copies(world, world.topics.events, events)) == 20
+        begin, progress, end = world.audited(world.name)[:3]
+        assert (begin.phase, progress.phase, end.phase) == ("begin", "progress", "end")
+        assert (end.actor, end.action, end.outcome) == ("ann", "dlq.replay", "succeeded")
+        assert end.counts == {"replayed": 20}
+        groups = world.penstock("dlq", "ls", world.name)["groups"]
+        assert {g["class"]: (g["letters"], g["open"]) for g in groups} == {
+            "rule": (20, 0),
+            "model": (10, 10),
+        }
+
+    def test_fourth_attempt_is_parked(self, world) -> None:
+        failing = world.send(3)
+        for attempts in (1, 2, 3):
+            world.fail(failing)
+            assert world.penstock("dlq", "replay", world.name, "--yes")["counts"]["replayed"] == 3
+            failing = [
+                m
+                for m in world.read(world.topics.events)
+                if ("dlq.attempt", str(attempts).encode()) in (m.headers() or [])
+            ]
+            assert len(failing) == 3
+        world.fail(failing)
+        events = len(world.read(world.topics.events))
+        counts = world.penstock("dlq", "replay", world.name, "--yes")["counts"]
+        assert counts == {"already_done": 9, "parked": 3}
+        assert len(world.read(world.topics.events)) == events
+        parked = world.read(world.topics.parked(world.topics.events))
+        assert [content(m)[:4] for m in parked] == [content(m)[:4] for m in failing]
+        assert {dict(m.headers() or [])["dlq.attempt"] for m in parked} == {b"4"}
+
+    def test_letter_of_a_later_hop_is_its_event_again_and_its_attempts_add_up(self, world) -> None:
+        failing = world.send(1)
+        for attempts in (1, 2, 3, 4):
+            (vector,) = world.send(1, topic=world.topics.features, first=attempts)
+            world.fail([vector], ModelRejected("not finite"), origin(failing[0]).decode())
+            counts = world.penstock("dlq", "replay", world.name, "--yes")["counts"]
+            if attempts == 4:
+                assert counts == {"already_done": 3, "parked": 1}
+                break
+            assert counts["replayed"] == 1
+            last = max(world.read(world.topics.events), key=lambda m: attempts_of(m))
+            assert content(last)[1:4] == content(failing[0])[1:4]
+            assert attempts_of(last) == attempts
+            failing = [last]
+        assert len(world.read(world.topics.parked(world.topics.features))) == 1
+
+    def test_origin_that_retention_has_passed_is_refused_and_can_be_parked(self, world) -> None:
+        from confluent_kafka.admin import AdminClient
+
+        events = world.send(30)
+        world.fail(events)
+        admin = AdminClient({"bootstrap.servers": world.bootstrap})
+        gone = admin.delete_records([TopicPartition(world.topics.events, 0, 5)])
+        for future in gone.values():
+            future.result(30)
+        answer = world.penstock("dlq", "replay", world.name, "--yes", expect=4)
+        assert answer["counts"] == {"refused": 5, "replayed": 25}
+        assert "retention has passed its origin" in answer["stderr"]
+        parked = world.penstock("dlq", "park", world.name, "--yes")
+        assert parked["counts"] == {"already_done": 25, "parked": 5}
+
+    def test_show_tells_why_and_masks_the_payload(self, world) -> None:
+        events = world.send(4)
+        world.fail(events)
+        shown = world.penstock("dlq", "show", world.name, "--limit", 2)["letters"]
+        assert len(shown) == 2
+        assert shown[0]["cause"].startswith("RuleViolation: amount is over its limit")
+        assert "value-" not in str(shown)
+        (one,) = world.penstock("dlq", "show", world.name, "--id", shown[0]["id"], "--payload")[
+            "letters"
+        ]
+        assert one["id"] == shown[0]["id"]
+        original = next(m for m in events if origin(m).decode() == one["origin"])
+        assert one["value"] == "0x" + (original.value() or b"").hex()
+
+    @pytest.mark.parametrize("point", ["mid_copy:8", "before_commit:2", "during_commit:2"])
+    def test_kill_and_the_same_command_send_each_once(self, world, point: str) -> None:
+        events = world.send(30)
+        world.fail(events)
+        command = ("dlq", "replay", world.name, "--rate", "12", "--yes")
+        world.penstock(*command, expect=SIGKILLED, fail_point=point)
+        world.penstock("dlq", "replay", world.name, "--yes")
+        found = copies(world, world.topics.events, events)
+        assert Counter(map(content, found)) == Counter(as_replayed(m, 1) for m in events)
