@@ -160,6 +160,12 @@ def log_of(stream: Stream, variant: str = "champion") -> list[tuple[int, int]]:
 
 def observed(stream: Stream, log: list[tuple[int, int]], first_offset: int) -> Observations:
     """Return a piece of a log as a batch; offsets count its records."""
+    offsets = np.arange(first_offset, first_offset + len(log))
+    return observations_of(observation_columns(stream, log), offsets)
+
+
+def observation_columns(stream: Stream, log: list[tuple[int, int]]) -> pa.RecordBatch:
+    """Return a piece of a log as columns of observation.avsc."""
     rows = np.array([row for row, _ in log], np.int64)
     is_label = np.array([kind for _, kind in log], np.bool_)
     width = stream.features.shape[1]
@@ -168,7 +174,7 @@ def observed(stream: Stream, log: list[tuple[int, int]], first_offset: int) -> O
     versions = [
         "" if label else stream.versions[row] for row, label in zip(rows, is_label, strict=True)
     ]
-    columns = pa.record_batch(
+    return pa.record_batch(
         {
             "event_id": [f"e{row}" for row in rows],
             "time": pa.array(
@@ -182,4 +188,3 @@ def observed(stream: Stream, log: list[tuple[int, int]], first_offset: int) -> O
             "features": pa.ListArray.from_arrays(pa.array(ends), pa.array(features)),
         }
     )
-    return observations_of(columns, np.arange(first_offset, first_offset + len(log)))

@@ -129,8 +129,9 @@ def make_reference(
 
 
 def _histogram(name: str, values: Values, bins: int) -> Histogram:
-    quantiles = np.quantile(values, np.linspace(0.0, 1.0, bins + 1)[1:-1])
-    # A column of few values (one-hot) has edges in common: fewer bins, none of them empty.
+    # Values that occur, not means of two: each bin has its lower edge in it, so none is empty. A
+    # column of few values (one-hot) has edges in common, and so fewer bins.
+    quantiles = np.quantile(values, np.linspace(0.0, 1.0, bins + 1)[1:-1], method="higher")
     edges = tuple(float(e) for e in np.unique(quantiles) if e > values.min())
     if not edges and values.min() < values.max():
         edges = (float(np.nextafter(values.min(), np.inf)),)  # a rare value apart from the usual
