@@ -12,10 +12,14 @@ from harness.inference_fakes import (
     mean_score,
     prediction,
     vector,
+    version,
 )
 from penstock_inference.handler import InferenceHandler
-from penstock_inference.model_calls import Model
+from penstock_inference.metrics import InferenceMetrics
+from penstock_inference.model_calls import Model, ModelCalls
+from penstock_inference.routing import Route
 from penstock_inference.tensors import Matrix
+from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import ModelRejected, ModelUnavailable, ShapeMismatch
 from penstock_streaming.handler import HandledBatch, MessageBatch
 from penstock_streaming.outcome import check_accounted
@@ -163,6 +167,29 @@ def test_model_that_is_away_makes_no_dead_letter(
     pending = handler.submit(batch([framed(vector(i)) for i in range(5)]))
     with pytest.raises(ModelUnavailable):
         pending.result(1.0)
+
+
+def test_model_that_no_row_goes_through_is_suspected(
+    scorer: FakeScorer, metrics: InferenceMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dead(matrix: Matrix) -> Matrix:
+        raise ModelRejected("the process is not healthy")
+
+    suspected: list[tuple[str, Matrix | None]] = []
+    model = Model(scorer, lambda: None, 5.0, lambda *fact: suspected.append(fact))
+    calls = ModelCalls(model, metrics)
+    route = Route(version(), ServedModel("tiny__1", 3, max_rows=4))
+    row = np.array([[0.1, 0.2, 0.3]], dtype=np.float32)
+    calls.ask(route, row)
+    assert suspected == []
+    scorer.respond = dead
+    monkeypatch.setattr("penstock_inference.model_calls.ISOLATION_S", 0.0)
+    with pytest.raises(ModelUnavailable):
+        calls.ask(route, row + 1)
+    ((name, good),) = suspected
+    assert name == "tiny__1"
+    assert good is not None
+    assert good.tolist() == row.tolist()
 
 
 def test_refused_tensor_is_dead_for_every_row(

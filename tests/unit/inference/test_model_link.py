@@ -4,14 +4,22 @@ from collections.abc import Callable
 from threading import Event
 from typing import Any
 
+import numpy as np
 import pytest
-from harness.inference_fakes import WIDTH, version
+from harness.inference_fakes import WIDTH, mean_score, version
 from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_link import ModelLink
 from penstock_inference.routing import serving
+from penstock_inference.tensors import Matrix
 from penstock_inference.triton import ServedModel
-from penstock_schemas.errors import ConfigError, ModelUnavailable
+from penstock_schemas.errors import (
+    ConfigError,
+    ModelRejected,
+    ModelUnavailable,
+    PenstockError,
+    ShapeMismatch,
+)
 from penstock_schemas.records import ModelVersion, RoutingState
 
 
@@ -22,6 +30,9 @@ class FakeServer:
         self.is_away = False
         self.width = WIDTH
         self.broken: set[str] = set()
+        self.dead: dict[str, PenstockError] = {}
+        self.probes: list[tuple[str, list[float]]] = []
+        self.reloads: list[str] = []
         self.score_widths: dict[str, int] = {}
 
     def ready(self, name: str) -> bool:
@@ -32,6 +43,18 @@ class FakeServer:
         if self.is_away or name in self.broken:
             raise ModelUnavailable("away")
         self.loaded.add(name)
+
+    def reload(self, name: str) -> None:
+        self.reloads.append(name)
+        self.loaded.discard(name)
+        self.load(name)
+        self.dead.pop(name, None)
+
+    def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
+        self.probes.append((model.name, matrix[0].tolist()))
+        if model.name in self.dead:
+            raise self.dead[model.name]
+        return mean_score(matrix)
 
     def describe(self, name: str) -> ServedModel:
         if name not in self.loaded:
@@ -278,3 +301,71 @@ def test_version_that_takes_traffic_is_known_by_number(link: ModelLink, server: 
     route = link.route_of("2")
     assert route is not None
     assert route.variant == "canary"
+
+
+GOOD_ROW = np.array([[1.0, 2.0, 3.0]], dtype=np.float32)
+
+
+@pytest.mark.parametrize("error", [ModelRejected("not healthy"), ModelUnavailable("deadline")])
+def test_model_whose_process_is_dead_is_loaded_anew(
+    link: ModelLink, server: FakeServer, now: list[float], error: PenstockError
+) -> None:
+    link.on_state(state(1))
+    link.keep()
+    server.dead["tiny__1"] = error
+    link.keep()
+    assert server.probes == [], "no row is sent while nothing is suspected"
+    link.suspect("tiny__1", GOOD_ROW)
+    link.keep()
+    assert server.probes == [("tiny__1", [1.0, 2.0, 3.0])] * 3
+    assert server.reloads == ["tiny__1"]
+    assert link.ready
+    server.dead["tiny__1"] = ModelRejected("dead again")
+    link.suspect("tiny__1", None)
+    link.keep()
+    assert server.reloads == ["tiny__1"], "at most once in a while"
+    now[0] += 5.0
+    link.keep()
+    assert server.reloads == ["tiny__1"] * 2
+    assert server.probes[-1] == ("tiny__1", [0.0] * WIDTH), "zeros where no good row is known"
+
+
+@pytest.mark.parametrize("answer", [None, ShapeMismatch("refused")])
+def test_model_whose_process_lives_is_left_alone(
+    link: ModelLink, server: FakeServer, answer: PenstockError | None
+) -> None:
+    link.on_state(state(1))
+    link.keep()
+    if answer is not None:
+        server.dead["tiny__1"] = answer
+    link.suspect("tiny__1", GOOD_ROW)
+    link.suspect("tiny__9", None)
+    link.keep()
+    link.keep()
+    assert server.reloads == []
+    assert server.probes == [("tiny__1", [1.0, 2.0, 3.0])], "asked once, then believed"
+
+
+def test_model_that_is_away_is_not_loaded_anew_but_loaded(
+    link: ModelLink, server: FakeServer
+) -> None:
+    link.on_state(state(1))
+    link.keep()
+    server.loaded.clear()
+    server.dead["tiny__1"] = ModelUnavailable("unloaded by another router")
+    link.suspect("tiny__1", GOOD_ROW)
+    link.keep()
+    assert server.reloads == []
+    assert server.loads == ["tiny__1"] * 2
+
+
+def test_canary_that_is_dead_for_good_leaves_its_keys(link: ModelLink, server: FakeServer) -> None:
+    link.on_state(canaried())
+    link.keep()
+    server.dead["tiny__2"] = ModelRejected("dead")
+    server.broken.add("tiny__2")
+    link.suspect("tiny__2", GOOD_ROW)
+    link.keep()
+    assert server.reloads == ["tiny__2"]
+    assert served(link) == {"1": 100.0}
+    assert link.ready

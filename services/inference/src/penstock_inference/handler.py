@@ -66,7 +66,7 @@ class InferenceHandler(StatelessHandler):
         self.signature = signature
         self.metrics = metrics
         self.clock_ms = clock_ms
-        self._calls = ModelCalls(model.scorer, model.timeout_s, metrics)
+        self._calls = ModelCalls(model, metrics)
         self._pauses = CanaryPauses()
         self._table: RouteTable | None = None
 

@@ -1,23 +1,41 @@
 """The versions that take traffic, kept loaded on the model server.
 
-Nothing is unloaded here: several routers share one model server, so that is the publisher's.
+Several routers share one model server, so a version that is not needed any more is unloaded by its
+publisher. What is unloaded here is loaded again at once: a model whose process has died. The server
+calls it ready, fails every call, and starts it anew only so.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, Protocol
 
-from penstock_schemas.errors import ConfigError, ModelUnavailable, PenstockError
+import numpy as np
+from penstock_schemas.errors import (
+    ConfigError,
+    ModelRejected,
+    ModelUnavailable,
+    PenstockError,
+    RecordError,
+)
 from penstock_schemas.records import ModelVersion
 from penstock_streaming.backoff import Outage
 
+from penstock_inference.tensors import Matrix
 from penstock_inference.triton import ServedModel
 
+logger = logging.getLogger(__name__)
+
 LONGEST_RETRY_S: Final = 30.0
-"""Longest wait before a canary that did not load is tried again, seconds."""
+"""Longest wait before a canary that did not load, or a dead process, is tried again, seconds."""
+PROBES: Final = 3
+"""Calls in a row that a suspected model must fail: one may meet a restart."""
+PROBE_TIMEOUT_S: Final = 2.0
+FIRST_HEAL_WAIT_S: Final = 5.0
+"""Wait after a model was loaded anew before that is done again, seconds; doubles each time."""
 
 
 class ModelServer(Protocol):
@@ -29,12 +47,18 @@ class ModelServer(Protocol):
     def load(self, name: str) -> None:
         """Load a model."""
 
+    def reload(self, name: str) -> None:
+        """Unload a model and load it again."""
+
+    def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
+        """Return the scores of a matrix."""
+
     def describe(self, name: str) -> ServedModel:
         """Return what the server says about a loaded model."""
 
 
 class LoadedModels:
-    """What is loaded for one pipeline; called by one thread, `describe` by any.
+    """What is loaded for one pipeline; called by one thread, `describe` and `suspect` by any.
 
     Parameters
     ----------
@@ -57,6 +81,8 @@ class LoadedModels:
         self._clock = clock
         self._known: dict[tuple[str, str], ServedModel] = {}
         self._outages: dict[str, Outage] = {}
+        self._suspects: dict[str, Matrix | None] = {}
+        self._heals: dict[str, Outage] = {}
         self.troubles: dict[str, str] = {}
         """Why a canary takes no traffic, by its name on the server."""
 
@@ -80,6 +106,53 @@ class LoadedModels:
         self._known[_identity(version)] = model
         return model
 
+    def suspect(self, name: str, row: Matrix | None) -> None:
+        """Note a model that no row goes through, for `heal` to look at.
+
+        Parameters
+        ----------
+        row
+            One that went through before, shape (1, d); zeros stand in where there is none.
+        """
+        self._suspects[name] = row
+
+    def heal(self, version: ModelVersion) -> None:
+        """Load a suspected version anew if its process is dead; at most once in a while.
+
+        Raises
+        ------
+        ModelUnavailable
+            The version does not load again.
+        """
+        name = version.served_as
+        model = self._known.get(_identity(version))
+        if model is None or name not in self._suspects:
+            return
+        outage = self._heals.setdefault(name, Outage(LONGEST_RETRY_S, self._clock))
+        if outage.remaining_s > 0.0:
+            return
+        row = self._suspects.pop(name)
+        if self._answers(model, np.zeros((1, model.width), np.float32) if row is None else row):
+            outage.end()
+            return
+        outage.begin(ModelUnavailable(f"{name} is dead", retry_after_s=FIRST_HEAL_WAIT_S))
+        logger.warning("%s fails every call though the server calls it ready: loaded anew", name)
+        self._server.reload(name)
+
+    def _answers(self, model: ServedModel, row: Matrix) -> bool:
+        """Tell whether a row goes through, or the server does not call the model ready."""
+        for _ in range(PROBES):
+            try:
+                self._server.infer(model, row, PROBE_TIMEOUT_S)
+                return True
+            except (ModelRejected, ModelUnavailable):
+                # A dead process lets each call wait; behind those of others that is a time-out.
+                if not self._server.ready(model.name):
+                    return True  # unloaded or away: `known` sees to that
+            except RecordError:
+                return True  # refused by a process that lives
+        return False
+
     def canary(self, version: ModelVersion, champion: ServedModel) -> ServedModel | None:
         """Return the model of a canary, loaded and ready; None, with its trouble noted, if not.
 
@@ -91,6 +164,7 @@ class LoadedModels:
         if outage is not None and outage.remaining_s > 0.0:
             return None
         try:
+            self.heal(version)
             model = self.known(version) or self.load(version)
             _check_scores(model, champion)
         except PenstockError as exc:
@@ -125,7 +199,9 @@ class LoadedModels:
         kept = {_identity(version) for version in versions}
         names = {name for name, _ in kept}
         self._known = {key: model for key, model in self._known.items() if key in kept}
-        self._outages = {name: o for name, o in self._outages.items() if name in names}
+        for noted in (self._outages, self._heals, self._suspects):
+            for name in set(noted) - names:
+                noted.pop(name, None)
         self.troubles = {name: why for name, why in self.troubles.items() if name in names}
 
 

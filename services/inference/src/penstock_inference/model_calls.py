@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from penstock_schemas.errors import ModelRejected, ShapeMismatch
+from penstock_schemas.errors import ModelRejected, ModelUnavailable, ShapeMismatch
 
 from penstock_inference.isolation import isolate
 from penstock_inference.metrics import InferenceMetrics
@@ -42,11 +42,14 @@ class Model:
         Returns who answers for which keys now; None while nothing serves.
     timeout_s
         Deadline of one inference call, seconds.
+    suspect
+        Is told the name of a model that no row goes through, and a row that once did.
     """
 
     scorer: Scorer
     table: Callable[[], RouteTable | None]
     timeout_s: float
+    suspect: Callable[[str, Matrix | None], object] = lambda name, row: None
 
 
 class ModelCalls:
@@ -54,15 +57,16 @@ class ModelCalls:
 
     Parameters
     ----------
-    timeout_s
-        Deadline of one call, seconds.
+    model
+        How scores are got.
     metrics
         Counts the searches for failing rows.
     """
 
-    def __init__(self, scorer: Scorer, timeout_s: float, metrics: InferenceMetrics) -> None:
-        self._scorer = scorer
-        self._timeout_s = timeout_s
+    def __init__(self, model: Model, metrics: InferenceMetrics) -> None:
+        self._scorer = model.scorer
+        self._timeout_s = model.timeout_s
+        self._suspect = model.suspect
         self._metrics = metrics
         self._probes: dict[str, Matrix] = {}
 
@@ -105,13 +109,8 @@ class ModelCalls:
                 (row, exc) for row in range(len(matrix))
             ]
         except ModelRejected:
-            self._metrics.isolations.inc()
             limit_s = ISOLATION_S if isolation_s is None else isolation_s
-
-            def infer(part: Matrix) -> Matrix:
-                return self._scorer.infer(model, part, min(self._timeout_s, limit_s))
-
-            scores, errors = isolate(infer, matrix, self._probes.get(model.name), limit_s)
+            scores, errors = self._isolated(model, matrix, limit_s)
         known = {row for row, _ in errors}
         errors.extend((row, e) for row, e in finite_scores(scores) if row not in known)
         errors.sort(key=lambda item: item[0])
@@ -120,6 +119,21 @@ class ModelCalls:
         if good is not None and model.name not in self._probes:
             self._probes[model.name] = matrix[good : good + 1].copy()
         return scores, errors
+
+    def _isolated(
+        self, model: ServedModel, matrix: Matrix, limit_s: float
+    ) -> tuple[Matrix, RowErrors]:
+        self._metrics.isolations.inc()
+        probe = self._probes.get(model.name)
+
+        def infer(part: Matrix) -> Matrix:
+            return self._scorer.infer(model, part, min(self._timeout_s, limit_s))
+
+        try:
+            return isolate(infer, matrix, probe, limit_s)
+        except ModelUnavailable:
+            self._suspect(model.name, probe)
+            raise
 
     def forget_all_but(self, routes: tuple[Route, ...]) -> None:
         """Forget the good rows of models that no route names any more."""

@@ -26,6 +26,7 @@ from penstock_inference.routing import (
     serving,
     variant_of,
 )
+from penstock_inference.tensors import Matrix
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +124,11 @@ class ModelLink:
             self._state = state
             self._wake.set()
 
+    def suspect(self, name: str, row: Matrix | None) -> None:
+        """Learn that no row goes through a model; see `LoadedModels.suspect`."""
+        self._models.suspect(name, row)
+        self._wake.set()
+
     def keep(self) -> None:
         """Bring the routes to the newest state, once; called by the keeper's thread.
 
@@ -140,6 +146,7 @@ class ModelLink:
             self._swap(None)
             self._show_canaries([])
             return
+        self._models.heal(wanted)
         model = self._models.known(wanted)
         if model is None:
             # While another version is loaded the old one answers; without its own it does not.

@@ -149,7 +149,12 @@ class Router:
                 ColumnarDecoder(projection("feature_vector.avsc", INPUT_FIELDS), resolve),
                 ColumnarEncoder(text, schema_id),
             ),
-            model=Model(self._server, lambda: self._link.table, config.model.timeout_s),
+            model=Model(
+                self._server,
+                lambda: self._link.table,
+                config.model.timeout_s,
+                self._link.suspect,
+            ),
             signature=Signature(
                 config.pipeline, threshold_of(self._settings, self._pipeline), self._attempt
             ),

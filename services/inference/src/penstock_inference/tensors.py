@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from penstock_schemas.errors import ModelRejected, RecordError, RuleViolation, ShapeMismatch
+from penstock_schemas.errors import (
+    FatalError,
+    ModelRejected,
+    RecordError,
+    RuleViolation,
+    ShapeMismatch,
+)
 
 Matrix = npt.NDArray[np.float32]
 Rows = npt.NDArray[np.int64]
@@ -99,6 +105,21 @@ def list_column(matrix: npt.NDArray[Any]) -> pa.ListArray:
     flat = np.ascontiguousarray(matrix, dtype=np.float32).reshape(-1)
     ends = np.arange(n + 1, dtype=np.int32) * np.int32(k)
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(flat))
+
+
+def checked_scores(scores: Any, rows: int, doing: str) -> Matrix:
+    """Return what a model has answered if it is a matrix of numbers with ``rows`` rows.
+
+    Raises
+    ------
+    FatalError
+        It is not.
+    """
+    if scores is None or scores.ndim != 2 or len(scores) != rows or scores.dtype.kind not in "fiu":
+        shape = None if scores is None else f"{scores.dtype}{list(scores.shape)}"
+        raise FatalError(f"{doing}: expected scores of {rows} rows, got {shape}")
+    matrix: Matrix = scores
+    return matrix
 
 
 def finite_scores(scores: Matrix) -> RowErrors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from penstock_schemas.errors import (
 from tritonclient.utils import InferenceServerException
 
 from penstock_inference.settings import TritonSettings
-from penstock_inference.tensors import Matrix
+from penstock_inference.tensors import Matrix, checked_scores
 from penstock_inference.triton_errors import translated, translating
 
 INPUT: Final = "features"
@@ -143,7 +144,7 @@ class TritonServer:
                 if error is not None:
                     future.set_exception(translated(error, doing))
                 else:
-                    future.set_result(_scores(result, len(rows), doing))
+                    future.set_result(checked_scores(result.as_numpy(OUTPUT), len(rows), doing))
             except FatalError as exc:
                 future.set_exception(exc)
             except Exception as exc:
@@ -197,6 +198,19 @@ class TritonServer:
             # The server answers INVALID_ARGUMENT or INTERNAL for files that are not there yet.
             raise ModelUnavailable(str(exc)) from exc
 
+    def reload(self, name: str) -> None:
+        """Unload a model and load it again: only that starts a process anew that has died.
+
+        Raises
+        ------
+        ModelUnavailable
+            The server is away, or the model does not load again.
+        """
+        with suppress(ModelUnavailable, ShapeMismatch, ModelRejected), translating(name):
+            # Whatever it says, what counts is whether the model can be loaded.
+            self._client.unload_model(name, client_timeout=self._settings.load_timeout_s)
+        self.load(name)
+
     def describe(self, name: str) -> ServedModel:
         """Return what the server says about a loaded model.
 
@@ -229,11 +243,3 @@ class TritonServer:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
-
-
-def _scores(result: Any, rows: int, doing: str) -> Matrix:
-    scores: Matrix | None = result.as_numpy(OUTPUT)
-    if scores is None or scores.ndim != 2 or len(scores) != rows or scores.dtype.kind not in "fiu":
-        shape = None if scores is None else f"{scores.dtype}{list(scores.shape)}"
-        raise FatalError(f"{doing}: expected scores of {rows} rows, got {shape}")
-    return scores
