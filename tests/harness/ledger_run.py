@@ -8,8 +8,10 @@ from harness.producer_app import Published
 from harness.waiting import eventually
 from penstock_ledger import Counter, LedgerTopics, RawRecord, ReadOptions, Report, Store, check
 from penstock_ledger.decoding import RecordDecoder
-from penstock_ledger.reader import Isolation, LogClient, TopicRange, read_pipeline, schema_reader
+from penstock_ledger.log_client import LogClient
+from penstock_ledger.reader import read_pipeline, schema_reader
 from penstock_ledger.records import Role, Service
+from penstock_ledger.topic_range import Isolation, TopicRange
 
 FOREVER: Final = 1e18
 """The test's own timeout bounds these reads."""

@@ -9,8 +9,8 @@ from typing import Self
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 from harness.ledger_run import LedgerRun
 from penstock_ledger import RawRecord
-from penstock_ledger.reader import consumer_config, raw_record
 from penstock_ledger.records import ROLES, Role
+from penstock_ledger.topic_range import consumer_config, raw_record
 
 BATCH_ROWS = 5_000
 

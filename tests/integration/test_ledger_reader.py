@@ -13,9 +13,12 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from penstock_ledger import LedgerTopics, RawRecord, ReadOptions, Report, Store, check
-from penstock_ledger.reader import LogClient, TopicRange, read_pipeline
+from penstock_ledger.log_client import LogClient
+from penstock_ledger.reader import read_pipeline
 from penstock_ledger.records import ROLES, Role, Service
-from synthetic import SCHEMA_TEXTS, LogBuilder
+from penstock_ledger.topic_range import TopicRange
+from synthetic import LogBuilder
+from synthetic_log import SCHEMA_TEXTS
 
 pytestmark = pytest.mark.integration
 
@@ -32,7 +35,7 @@ class HandMadePipeline:
         self.bootstrap = bootstrap
         self.registry_url = registry_url
         self.topics = LedgerTopics.of(f"ledger-{uuid.uuid4().hex[:8]}")
-        self.builder = LogBuilder(seed, self.topics)
+        self.builder = LogBuilder(seed, self.topics, start_ms=NOW_MS)
         self.random = random.Random(seed)
         admin = AdminClient({"bootstrap.servers": bootstrap})
         names = [self.topics.name(role) for role in ROLES]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from penstock_ledger.records import RawRecord, Role
-from synthetic import TOPICS, SyntheticLog, frame, unframe
+from synthetic_log import TOPICS, SyntheticLog, frame, unframe
 
 Change = Callable[[SyntheticLog, random.Random], None]
 
@@ -140,20 +140,33 @@ def edit(role: Role, **fields: Any) -> Change:
 
 
 def late_attempt(log: SyntheticLog, rng: random.Random) -> None:
-    """Give a prediction after a takeover to the attempt that was replaced."""
+    """Give a record amid those of an attempt to another one that had been replaced."""
     records = log.records["predictions"]
-    attempts = [unframe("predictions", r.value or b"")["attempt"] for r in records]
+    attempts = [unframe("predictions", r.value)["attempt"] for r in records]
     late = [
         (i, attempts[j])
         for j in range(len(records))
         for i in range(j + 2, len(records))
         if records[i].partition == records[j].partition
         and attempts[i] == attempts[i - 1] != attempts[j]
-        and records[i - 1].partition == records[i].partition
+        and (records[i - 1].partition, records[i - 1].offset + 1)
+        == (records[i].partition, records[i].offset)
     ]
     i, old = rng.choice(late)
-    value = unframe("predictions", records[i].value or b"") | {"attempt": old}
+    value = unframe("predictions", records[i].value) | {"attempt": old}
     records[i] = replace(records[i], value=frame("predictions", value))
+
+
+def zombie(log: SyntheticLog, rng: random.Random) -> None:
+    """Let a replaced attempt write once more what its successor has written."""
+    records = log.of("predictions", rng.randrange(3))
+    attempts = [unframe("predictions", r.value)["attempt"] for r in records]
+    done = rng.choice([i for i, attempt in enumerate(attempts) if attempt != attempts[0]])
+    value = unframe("predictions", records[done].value) | {"attempt": attempts[0]}
+    offset = log.next_offset("predictions", records[done].partition) + 1
+    log.end["predictions", records[done].partition] = offset + 1
+    late = replace(records[done], offset=offset, value=frame("predictions", value))
+    log.records["predictions"].append(late)
 
 
 def raw(role: Role, how: Callable[[bytes], bytes]) -> Change:
@@ -162,7 +175,7 @@ def raw(role: Role, how: Callable[[bytes], bytes]) -> Change:
     def change(log: SyntheticLog, rng: random.Random) -> None:
         index = rng.choice(_done(log, role))
         record = log.records[role][index]
-        log.records[role][index] = replace(record, value=how(record.value or b""))
+        log.records[role][index] = replace(record, value=how(record.value))
 
     return change
 
@@ -198,7 +211,7 @@ def wrong_class(log: SyntheticLog, rng: random.Random) -> None:
 
 def plant(log: SyntheticLog, rng: random.Random) -> None:
     """Expect a dead letter of an event that was predicted."""
-    value = unframe("predictions", rng.choice(log.records["predictions"]).value or b"")
+    value = unframe("predictions", rng.choice(log.records["predictions"]).value)
     log.expected[value["origin"]["partition"], value["origin"]["offset"]] = "rule"
 
 
@@ -211,7 +224,7 @@ def forget(log: SyntheticLog, rng: random.Random) -> None:
 
 def tombstone(log: SyntheticLog, rng: random.Random) -> None:
     """Make a tombstone of an event that has an outcome."""
-    value = unframe("predictions", rng.choice(log.records["predictions"]).value or b"")
+    value = unframe("predictions", rng.choice(log.records["predictions"]).value)
     for index, event in enumerate(log.records["events"]):
         if (event.partition, event.offset) == (
             value["origin"]["partition"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from changes import (
     Change,
@@ -28,18 +28,37 @@ from changes import (
     swap,
     tombstone,
     wrong_class,
+    zombie,
 )
-from penstock_ledger.records import DEAD_LETTER_HEADERS
-from synthetic import TOPICS
+from lifecycle_changes import (
+    HOUR_MS,
+    Choice,
+    answer,
+    copy,
+    flap,
+    forget_attempts,
+    lose_copy,
+    of_place,
+    other_file,
+    reroute,
+    shift,
+    stall,
+    starve,
+    version,
+)
+from penstock_ledger.records import DEAD_LETTER_HEADERS, REPLAY_OF
+from rollouts import Story, digest_of
+from synthetic_log import TOPICS
 
 
 @dataclass(frozen=True)
 class Mutation:
-    """A violation and the invariant that must name it."""
+    """A violation and the invariant that must name it; the story of the log it needs, if any."""
 
     name: str
     invariant: str
     change: Change
+    story: Story | None = None
 
 
 _OTHER_TOPIC: Final = {"topic": "other.events.v1", "partition": 0, "offset": 1}
@@ -49,6 +68,20 @@ BYTES: Final = "I7 dead letter bytes"
 HEADERS: Final = "I7 dead letter headers"
 READABLE: Final = "outputs are readable"
 CONTENT: Final = "outputs carry their event"
+REPLAYS: Final = "I7 replays"
+SOURCE: Final = "I10 provenance"
+ROUTES: Final = "I10 routing states"
+
+
+def _is(number: str) -> Choice:
+    """Take predictions of a version."""
+    return lambda value: value["model_version"] == number
+
+
+def any_one(value: dict[str, Any]) -> bool:
+    """Take every prediction."""
+    return True
+
 
 MUTATIONS: Final = [
     *(
@@ -76,6 +109,8 @@ MUTATIONS: Final = [
     Mutation("other partition", "I4 partition of the source", move("predictions")),
     Mutation("dead letter, other partition", "I4 partition of the source", move("features_dlq")),
     Mutation("late attempt", "I6 fencing", late_attempt),
+    Mutation("zombie", "I6 fencing", zombie),
+    Mutation("no attempt", "I6 fencing", edit("predictions", attempt="")),
     Mutation("dead key", BYTES, dead("events_dlq", lambda r: replace(r, key=b"x"))),
     Mutation("dead value", BYTES, dead("features_dlq", lambda r: replace(r, value=b""))),
     Mutation(
@@ -132,4 +167,35 @@ MUTATIONS: Final = [
     Mutation("uncounted skip", "I14 accounting", count("ingest", "skipped", -1)),
     Mutation("overcounted", "I14 accounting", count("inference", "predicted", 1)),
     Mutation("uncounted input", "I14 accounting", count("ingest", "consumed", -1)),
+    Mutation("copy lost", "I1 no loss", lose_copy),
+    Mutation("copy of other bytes", REPLAYS, copy(lambda r: replace(r, value=b"x"))),
+    Mutation("copy with another key", REPLAYS, copy(lambda r: replace(r, key=b"x"))),
+    Mutation(
+        "copy with another time",
+        REPLAYS,
+        copy(lambda r: replace(r, timestamp_ms=r.timestamp_ms + 1)),
+    ),
+    Mutation("copy of nothing", REPLAYS, of_place(None, 10_000)),
+    Mutation("copy of another partition", REPLAYS, of_place(7, 0)),
+    Mutation("copy of another topic", REPLAYS, of_place(None, 0, TOPICS.features)),
+    Mutation("copy of no place", REPLAYS, copy(header(REPLAY_OF, "there"))),
+    Mutation("copy forgets its attempts", REPLAYS, forget_attempts),
+    Mutation("inference stalls", "I9 liveness", stall("predictions")),
+    Mutation("ingest stalls", "I9 liveness", stall("features")),
+    Mutation("inference does not come back", "I9 liveness", starve),
+    Mutation("unknown version", SOURCE, answer(any_one, model_version="7"), "steady"),
+    Mutation("unknown model", SOURCE, answer(any_one, model_name="other"), "promoted"),
+    Mutation("champion as canary", SOURCE, answer(any_one, variant="canary"), "steady"),
+    Mutation("shadow", SOURCE, answer(any_one, variant="shadow"), "rejected"),
+    Mutation("canary before its time", SOURCE, shift(_is("2"), -HOUR_MS), "promoted"),
+    Mutation("version after its time", SOURCE, shift(_is("1"), HOUR_MS), "promoted"),
+    Mutation("canary after its end", SOURCE, shift(_is("2"), HOUR_MS), "rejected"),
+    Mutation("nothing routed yet", SOURCE, shift(any_one, -HOUR_MS), "steady"),
+    Mutation("back to the old champion", "I10 version switches", flap, "promoted"),
+    Mutation("wrong digest", ROUTES, reroute(1, version("1", digest=digest_of("9"))), "promoted"),
+    Mutation("no digest", ROUTES, reroute(0, version("1", digest="sha256:")), "steady"),
+    Mutation("other file", ROUTES, other_file, "steady"),
+    Mutation("weights of 99", ROUTES, reroute(2, version("2", weight=49)), "promoted"),
+    Mutation("two champions", ROUTES, reroute(1, version("2", alias="champion")), "rejected"),
+    Mutation("revision again", ROUTES, reroute(2, lambda s: replace(s, revision=2)), "promoted"),
 ]

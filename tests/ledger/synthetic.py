@@ -1,110 +1,72 @@
-"""Seeded logs as a correct pipeline would leave them, in memory, for testing the checker."""
+"""Seeded logs as a correct pipeline would leave them, whatever happens to it meanwhile.
+
+Aborted transactions, rebalances that give partitions away and back, dead letters, copies of them,
+canaries and changes of their weight, a routing topic that was compacted.
+"""
 
 from __future__ import annotations
 
-import io
-import json
 import random
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import fastavro
-from penstock_ledger.decoding import PREFIX, RecordDecoder
-from penstock_ledger.records import ROLES, Counter, LedgerTopics, RawRecord, Role
-from penstock_ledger.store import Store
+from penstock_ledger import Fault, LedgerTopics, RawRecord
+from penstock_ledger.decoding import header_text
+from penstock_ledger.records import DEAD_LETTER_HEADERS, DLQ_ATTEMPT, REPLAY_OF, ROLES, Role
+from rollouts import SLOWEST_APPLY_MS, STORIES, Story, answering, compacted, rollout
+from synthetic_log import TOPICS, SyntheticLog, frame, unframe
 
-SCHEMAS = Path(__file__).parents[2] / "schemas" / "penstock_schemas"
-SCHEMA_IDS = {"features": 1, "predictions": 2}
-SCHEMA_TEXTS = {
-    1: (SCHEMAS / "feature_vector.avsc").read_text(),
-    2: (SCHEMAS / "prediction.avsc").read_text(),
-}
-PARSED = {number: fastavro.parse_schema(json.loads(text)) for number, text in SCHEMA_TEXTS.items()}
-TOPICS = LedgerTopics.of("fraud")
 INGEST_CLASSES = ("decode", "schema", "rule", "oversize")
 INFERENCE_CLASSES = ("shape", "model", "poison")
-
-
-def frame(role: Role, value: dict[str, Any]) -> bytes:
-    """Encode a FeatureVector or a Prediction in Confluent framing."""
-    schema_id = SCHEMA_IDS[role]
-    stream = io.BytesIO()
-    fastavro.schemaless_writer(stream, PARSED[schema_id], value)
-    return PREFIX.pack(0, schema_id) + stream.getvalue()
-
-
-def unframe(role: Role, value: bytes) -> dict[str, Any]:
-    """Decode what `frame` encoded, for a mutation to change."""
-    decoded = fastavro.schemaless_reader(io.BytesIO(value[PREFIX.size :]), PARSED[SCHEMA_IDS[role]])
-    assert isinstance(decoded, dict)
-    return decoded
-
-
-@dataclass
-class SyntheticLog:
-    """What a reader would find on the broker."""
-
-    seed: int
-    records: dict[Role, list[RawRecord]] = field(default_factory=lambda: {r: [] for r in ROLES})
-    aborted: list[tuple[Role, RawRecord]] = field(default_factory=list)
-    unseen: list[tuple[Role, RawRecord]] = field(default_factory=list)
-    """Visible in read_committed only: never in a correct log."""
-    live: list[tuple[Role, RawRecord]] = field(default_factory=list)
-    start: dict[int, int] = field(default_factory=dict)
-    end: dict[tuple[Role, int], int] = field(default_factory=dict)
-    stable: dict[tuple[Role, int], int] = field(default_factory=dict)
-    ingest: dict[int, int] = field(default_factory=dict)
-    inference: dict[int, int] = field(default_factory=dict)
-    expected: dict[tuple[int, int], str] = field(default_factory=dict)
-    counters: dict[tuple[str, str], int] = field(default_factory=dict)
-
-    def next_offset(self, role: Role, partition: int) -> int:
-        """Take the next offset of a partition."""
-        offset = self.end.get((role, partition), 0)
-        self.end[role, partition] = offset + 1
-        return offset
-
-    def to_store(self) -> Store:
-        """Load the log as the reader would."""
-        store = Store(TOPICS)
-        decoder = RecordDecoder(lambda number: SCHEMA_TEXTS[number])
-        for role in ROLES:
-            store.add_committed_records(role, self.records[role], decoder)
-            store.add_sightings("uncommitted", role, self.records[role])
-        for role, record in self.aborted:
-            store.add_sightings("uncommitted", role, [record])
-        for role, record in self.unseen:
-            store.add_committed_records(role, [record], decoder)
-        for role, record in self.live:
-            store.add_sightings("live", role, [record])
-        for (role, partition), end in self.end.items():
-            start = self.start[partition] if role == "events" else 0
-            stable = self.stable.get((role, partition), end)
-            store.add_span(role, partition, start, end, stable)
-        store.add_committed("ingest", self.ingest, self.ingest)
-        store.add_committed("inference", self.inference, self.inference)
-        store.add_expected((p, o, name) for (p, o), name in self.expected.items())
-        store.add_counters(Counter(s, o, n) for (s, o), n in self.counters.items())  # type: ignore[arg-type]
-        return store
+START_MS = 1_770_000_000_000
+FAULT_AFTER_MS = 20_000
+Outputs = list[tuple[Role, RawRecord]]
 
 
 class LogBuilder:
-    """Plays producer, ingest and inference of one seed."""
+    """Plays producer, ingest, inference and the one who replays, of one seed.
 
-    def __init__(self, seed: int, topics: LedgerTopics = TOPICS) -> None:
+    Parameters
+    ----------
+    story
+        What happens to the model; by chance where it is not given, and then the routing topic may
+        be compacted.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        topics: LedgerTopics = TOPICS,
+        story: Story | None = None,
+        start_ms: int = START_MS,
+    ) -> None:
         self.random = random.Random(seed)
         self.topics = topics
         self.log = SyntheticLog(seed)
         self.attempt = 0
+        self.start_ms = start_ms
+        self.now_ms = start_ms
+        self.states = rollout(story or self.random.choice(STORIES), start_ms)
+        self.log.routing = list(enumerate(self.states))
+        if story is None:
+            self.log.routing = compacted(self.states, self.random)
+        self._newest = 0
+        self._owners: list[int] = []
+        self._delays_ms: dict[int, int] = {}
 
     def build(self) -> SyntheticLog:
         """Return the finished log."""
         for partition in range(3):
+            self._owners = []
+            self.now_ms = self.start_ms
             self._produce(partition, self.random.randint(40, 70))
-            self._run(partition, "events", self.ingest_one)
-            self._run(partition, "features", self.predict_one)
+            for leave in (False, True):
+                self._run(partition, "events", leave)
+                self._run(partition, "features", leave)
+                if not leave:
+                    self._replay(partition)
         self._count()
+        self.log.faults = [Fault("the kill", self.start_ms + FAULT_AFTER_MS, 60.0)]
         self.log.live = [
             (role, r)
             for role in ROLES
@@ -130,37 +92,67 @@ class LogBuilder:
             key = f"k{self.random.randrange(6)}".encode() if self.random.random() < 0.97 else None
             headers = (("trace", self.random.randbytes(4)), ("trace", None))[: i % 3]
             self.log.records["events"].append(
-                RawRecord(partition, offset, key, value, 1_000_000 + i, headers)
+                RawRecord(partition, offset, key, value, self.start_ms - 10_000 + i, headers)
             )
 
-    def _run(self, partition: int, role: Role, process: Any) -> None:
-        """Consume a topic in transactions, some of which abort and are repeated."""
-        records = [r for r in self.log.records[role] if r.partition == partition]
-        left_over = self.random.choice([0, 0, 4])
-        todo = records[: len(records) - left_over]
-        self.attempt += 1
+    def _replay(self, partition: int) -> None:
+        """Append copies of dead letters' events, and of a range."""
+        events = self.log.of("events", partition)
+        dead = [e for e in events if (partition, e.offset) in self.log.expected]
+        first = self.random.randrange(len(events) - 3)
+        for event in [*dead[: self.random.randint(2, 4)], *events[first : first + 3]]:
+            offset = self.log.next_offset("events", partition)
+            place = f"{self.topics.events}/{partition}/{event.offset}".encode()
+            headers = (*event.headers, (REPLAY_OF, place))
+            kind = self.log.expected.get((partition, event.offset))
+            if kind is not None:
+                headers = (*headers, (DLQ_ATTEMPT, b"1"))
+            # Some replays come after a repair; the first does not, for the mutations.
+            if kind is not None and (event is dead[0] or self.random.random() < 0.7):
+                self.log.expected[partition, offset] = kind
+            self.log.records["events"].append(replace(event, offset=offset, headers=headers))
+
+    def _run(self, partition: int, role: Role, leave: bool) -> None:
+        """Consume what is new in a topic, in transactions, some of which abort and are repeated."""
+        offsets = self.log.ingest if role == "events" else self.log.inference
+        done = offsets.get(partition, 0)
+        new = [r for r in self.log.of(role, partition) if r.offset >= done]
+        todo = new[: len(new) - self.random.choice([0, 0, 2])] if leave else new
+        process = self.ingest_one if role == "events" else self.predict_one
+        self._take_over()
         while todo:
             batch, todo = todo[: (size := self.random.randint(1, 12))], todo[size:]
             if self.random.random() < 0.3 or (len(batch) > 1 and not self.log.aborted):
-                for record in batch[: self.random.randint(1, len(batch))]:
-                    for out_role, out in process(record):
-                        self.log.aborted.append((out_role, out))
-                self._control_records(partition)
-                self.attempt += 1
-            for record in batch:
-                for out_role, out in process(record):
-                    self.log.records[out_role].append(out)
-            self._control_records(partition)
-        offsets = self.log.ingest if role == "events" else self.log.inference
-        done = records[: len(records) - left_over]
-        offsets[partition] = done[-1].offset + 1 if done else 0
+                some = batch[: self.random.randint(1, len(batch))]
+                aborted = [output for record in some for output in process(record)]
+                self.log.aborted += aborted
+                self._end_transaction(partition, aborted)
+                self._take_over()
+            outputs = [output for record in batch for output in process(record)]
+            for out_role, out in outputs:
+                self.log.records[out_role].append(out)
+            self._end_transaction(partition, outputs)
+            offsets[partition] = batch[-1].offset + 1
+            if self.random.random() < 0.2:
+                self._take_over()
 
-    def _control_records(self, partition: int) -> None:
-        for role in ROLES:
-            if role != "events" and self.random.random() < 0.5:
-                self.log.next_offset(role, partition)
+    def _take_over(self) -> None:
+        """Give the partition to another attempt, new or one that has had it before."""
+        if len(self._owners) > 1 and self.random.random() < 0.5:
+            self.attempt = self.random.choice(self._owners)
+        else:
+            self._newest += 1
+            self.attempt = self._newest
+            self._owners.append(self.attempt)
+        self.now_ms += self.random.randrange(5_000)
 
-    def ingest_one(self, event: RawRecord) -> list[tuple[Role, RawRecord]]:
+    def _end_transaction(self, partition: int, outputs: Outputs) -> None:
+        """Write the mark that ends a transaction in each partition that it wrote."""
+        for role in {role for role, _ in outputs}:
+            self.log.next_offset(role, partition)
+
+    def ingest_one(self, event: RawRecord) -> Outputs:
+        self.now_ms += 10
         if event.value is None:
             return []
         origin = (event.partition, event.offset)
@@ -169,7 +161,8 @@ class LogBuilder:
             return [("events_dlq", self._dead_letter("events", event, kind, origin))]
         value = frame("features", self._feature_vector(event))
         offset = self.log.next_offset("features", event.partition)
-        return [("features", replace(event, offset=offset, value=value, headers=()))]
+        written = {"offset": offset, "timestamp_ms": self.now_ms}
+        return [("features", replace(event, value=value, headers=(), **written))]
 
     def _feature_vector(self, event: RawRecord) -> dict[str, Any]:
         place = {"topic": self.topics.events, "partition": event.partition, "offset": event.offset}
@@ -182,19 +175,20 @@ class LogBuilder:
             "features": [event.offset / 7.0, 1.0],
         }
 
-    def predict_one(self, feature: RawRecord) -> list[tuple[Role, RawRecord]]:
-        assert feature.value is not None
+    def predict_one(self, feature: RawRecord) -> Outputs:
+        self.now_ms += self.random.randrange(1_000, 6_000)
         vector = unframe("features", feature.value)
         origin = (vector["origin"]["partition"], vector["origin"]["offset"])
         kind = self.log.expected.get(origin)
         if kind is not None:
             return [("features_dlq", self._dead_letter("features", feature, kind, origin))]
         vector.pop("entity_key")
+        version, variant = self._answer(feature.key)
         prediction = vector | {
-            "predicted_at": vector["event_time"],
+            "predicted_at": self.now_ms,
             "model_name": "fraud",
-            "model_version": "1",
-            "variant": "champion",
+            "model_version": version,
+            "variant": variant,
             "scores": [0.5],
             "decision": False,
             "threshold": 0.5,
@@ -203,7 +197,14 @@ class LogBuilder:
         }
         offset = self.log.next_offset("predictions", feature.partition)
         value = frame("predictions", prediction)
-        return [("predictions", replace(feature, offset=offset, value=value))]
+        written = {"offset": offset, "timestamp_ms": self.now_ms}
+        return [("predictions", replace(feature, value=value, **written))]
+
+    def _answer(self, key: bytes | None) -> tuple[str, str]:
+        """Return who answers: each attempt obeys a new routing state after a time of its own."""
+        delay_ms = self._delays_ms.setdefault(self.attempt, self.random.randrange(SLOWEST_APPLY_MS))
+        in_force = [s for s in self.states if s.updated_at <= self.now_ms - delay_ms]
+        return answering((in_force or self.states[:1])[-1], key)
 
     def _dead_letter(
         self, role: Role, source: RawRecord, kind: str, origin: tuple[int, int]
@@ -218,13 +219,14 @@ class LogBuilder:
             "dlq.service": "ingest" if role == "events" else "inference",
             "dlq.stage": "decode" if role == "events" else "infer",
             "dlq.class": kind,
-            "dlq.attempt": "1",
+            DLQ_ATTEMPT: str(int(header_text(source.headers, DLQ_ATTEMPT) or 0) + 1),
             "dlq.first_failed_at": "2026-01-01T00:00:00Z",
             "dlq.origin": f"{self.topics.events}/{origin[0]}/{origin[1]}",
         }
+        kept = tuple(h for h in source.headers if h[0] not in DEAD_LETTER_HEADERS)
         added = tuple((name, text.encode()) for name, text in texts.items())
         offset = self.log.next_offset(dead, source.partition)
-        return replace(source, offset=offset, headers=source.headers + added)
+        return replace(source, offset=offset, headers=kept + added)
 
     def _count(self) -> None:
         log, counters = self.log, self.log.counters
@@ -242,6 +244,6 @@ class LogBuilder:
                 counters[service, f"dead:{kind}"] = counters.get((service, f"dead:{kind}"), 0) + 1
 
 
-def build(seed: int) -> SyntheticLog:
+def build(seed: int, story: Story | None = None) -> SyntheticLog:
     """Return the clean log of a seed."""
-    return LogBuilder(seed).build()
+    return LogBuilder(seed, story=story).build()

@@ -6,8 +6,9 @@ import random
 
 import pytest
 from mutations import MUTATIONS, Mutation
-from penstock_ledger import check
-from synthetic import TOPICS, build
+from penstock_ledger import INVARIANTS, check
+from synthetic import build
+from synthetic_log import TOPICS
 
 
 @pytest.mark.parametrize("seed", range(100))
@@ -15,16 +16,22 @@ def test_no_false_alarm_on_clean_log(seed: int) -> None:
     report = check(build(seed).to_store())
     assert report.ok, f"seed {seed}\n{report}"
     assert report.aborted, f"seed {seed} has no aborted transaction"
+    assert report.replays, f"seed {seed} has no copy of a record"
+    assert not report.unmeasured, f"seed {seed}: {report.unmeasured}"
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
 @pytest.mark.parametrize("seed", range(1000, 1005))
 def test_planted_violation_is_found(mutation: Mutation, seed: int) -> None:
-    log = build(seed)
+    log = build(seed, mutation.story)
     mutation.change(log, random.Random(seed))
     report = check(log.to_store())
     found = [finding.invariant for finding in report.findings]
     assert mutation.invariant in found, f"seed {seed}\n{report}"
+
+
+def test_every_invariant_has_a_planted_violation() -> None:
+    assert {mutation.invariant for mutation in MUTATIONS} == {one.name for one in INVARIANTS}
 
 
 def test_report_names_first_twenty_offenders() -> None:

@@ -1,4 +1,7 @@
-"""From raw records to facts: origin, writer, event id, headers. Uses fastavro only."""
+"""From raw records to facts: origin, writer, event id, headers.
+
+Single records are read by fastavro; `columnar` does batches.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,19 @@ import fastavro
 
 from penstock_ledger.records import (
     DEAD_LETTER_HEADERS,
+    DLQ_ATTEMPT,
+    REPLAY_OF,
     Headers,
     LedgerTopics,
     RawRecord,
     Role,
-    digest,
 )
 
 MAGIC: Final = 0
 PREFIX: Final = struct.Struct(">bI")
+
+SchemaText = Callable[[int], str]
+"""Returns the writer's schema by registry id; raises LookupError for an unknown id."""
 
 
 class Unreadable(Exception):
@@ -29,65 +36,33 @@ class Unreadable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What an output record says about its event.
+class Replay:
+    """What a copy in the events topic says of itself.
 
     Parameters
     ----------
-    origin
-        (topic, partition, offset) in the events topic; None if the record names none.
-    features
-        Digest of the feature list, to compare what was computed with what the model saw.
+    original
+        (topic, partition, offset); None where the header is not a place.
+    attempts
+        How often the event had failed when it was copied; None for a copy that no failure led to.
     """
 
-    origin: tuple[str, int, int] | None
-    attempt: str | None = None
-    event_id: str | None = None
-    features: bytes | None = None
-    outcome: str | None = None
+    original: tuple[str, int, int] | None
+    attempts: int | None
 
 
 class RecordDecoder:
-    """Reads FeatureVectors, Predictions and dead letters.
+    """Reads single FeatureVectors and Predictions.
 
     Parameters
     ----------
     schema_text
-        Returns the writer's schema by registry id; raises LookupError for an unknown id.
+        The registry.
     """
 
-    def __init__(self, schema_text: Callable[[int], str]) -> None:
-        self._schema_text = schema_text
+    def __init__(self, schema_text: SchemaText) -> None:
+        self.schema_text = schema_text
         self._parsed: dict[int, Any] = {}
-
-    def facts(self, role: Role, record: RawRecord) -> Facts:
-        """Return the facts of an output record.
-
-        Raises
-        ------
-        Unreadable
-            If the record is not what its topic promises.
-        """
-        if role in ("events_dlq", "features_dlq"):
-            return Facts(parse_origin(header_text(record.headers, "dlq.origin")))
-        value = self.value(record)
-        try:
-            origin = value["origin"]
-            place = (
-                None
-                if origin is None
-                else (str(origin["topic"]), int(origin["partition"]), int(origin["offset"]))
-            )
-            packed = struct.pack(f">{len(value['features'])}f", *value["features"])
-            return Facts(
-                place,
-                value.get("attempt"),
-                value["event_id"],
-                digest(packed),
-                value.get("outcome"),
-            )
-        except (KeyError, TypeError) as exc:
-            raise Unreadable(f"field missing or of a wrong type: {exc}") from exc
 
     def value(self, record: RawRecord) -> dict[str, Any]:
         """Return the decoded value of a record of an Avro topic.
@@ -119,7 +94,7 @@ class RecordDecoder:
 
     def _schema(self, schema_id: int) -> Any:
         if schema_id not in self._parsed:
-            text = self._schema_text(schema_id)
+            text = self.schema_text(schema_id)
             self._parsed[schema_id] = fastavro.parse_schema(json.loads(text))
         return self._parsed[schema_id]
 
@@ -148,23 +123,46 @@ def parse_origin(text: str | None) -> tuple[str, int, int] | None:
     if text is None:
         return None
     parts = text.rsplit("/", 2)
-    if len(parts) != 3 or not parts[1].isdecimal() or not parts[2].isdecimal():
+    if len(parts) != 3 or not all(p.isascii() and p.isdigit() and len(p) < 19 for p in parts[1:]):
         return None
     return parts[0], int(parts[1]), int(parts[2])
 
 
-def dead_letter_headers(record: RawRecord) -> list[tuple[str, str | None, int]]:
+def dead_letter_origin(headers: Headers | None, topics: LedgerTopics) -> tuple[int, int]:
+    """Return the (partition, offset) of the event that a dead letter says it comes from.
+
+    Raises
+    ------
+    Unreadable
+        If it names none, or one of another topic.
+    """
+    origin = parse_origin(header_text(headers or (), "dlq.origin"))
+    if origin is None:
+        raise Unreadable("names no origin")
+    if origin[0] != topics.events:
+        raise Unreadable(f"origin in topic {origin[0]}")
+    return origin[1:]
+
+
+def dead_letter_headers(headers: Headers | None) -> list[tuple[str, str | None, int]]:
     """Return (name, text, times present) for each header a dead letter must carry."""
-    names = [name for name, _ in record.headers]
+    names = [name for name, _ in headers or ()]
     return [
-        (name, header_text(record.headers, name), names.count(name)) for name in DEAD_LETTER_HEADERS
+        (name, header_text(headers or (), name), names.count(name)) for name in DEAD_LETTER_HEADERS
     ]
 
 
-def check_topic(facts: Facts, topics: LedgerTopics) -> str | None:
-    """Return what is wrong with the origin a record names, if anything."""
-    if facts.origin is None:
-        return "names no origin"
-    if facts.origin[0] != topics.events:
-        return f"origin in topic {facts.origin[0]}"
-    return None
+def replay_of(headers: Headers | None) -> Replay | None:
+    """Return what a copy says of itself; None for a record that is no copy."""
+    if not headers or all(name != REPLAY_OF for name, _ in headers):
+        return None
+    attempts = header_text(headers, DLQ_ATTEMPT)
+    is_number = attempts is not None and attempts.isascii() and attempts.isdigit()
+    return Replay(
+        parse_origin(header_text(headers, REPLAY_OF)), int(attempts or 0) if is_number else None
+    )
+
+
+def is_avro(role: Role) -> bool:
+    """Tell whether a topic's values are Avro of ours."""
+    return role in ("features", "predictions")

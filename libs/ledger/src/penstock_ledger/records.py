@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
-from hashlib import blake2b
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 Role = Literal["events", "features", "predictions", "events_dlq", "features_dlq"]
 ROLES: Final[tuple[Role, ...]] = (
@@ -20,6 +20,10 @@ View = Literal["committed", "uncommitted", "live"]
 saw while the faults happened."""
 
 Service = Literal["ingest", "inference"]
+REPLAY_OF: Final = "penstock.replay.of"
+"""Header of a record of the events topic that is a copy: ``topic/partition/offset`` of the one it
+was copied from."""
+DLQ_ATTEMPT: Final = "dlq.attempt"
 
 DEAD_LETTER_CLASSES: Final = ("decode", "schema", "rule", "shape", "model", "oversize", "poison")
 DEAD_LETTER_HEADERS: Final = (
@@ -60,6 +64,55 @@ class RawRecord:
     headers: Headers = ()
 
 
+@dataclass(slots=True)
+class RecordColumns:
+    """A batch of records as parallel lists: what a million records are read as.
+
+    Parameters
+    ----------
+    headers
+        None where the client cannot read a record's headers (a name that is not UTF-8).
+    """
+
+    partitions: list[int]
+    offsets: list[int]
+    keys: list[bytes | None]
+    values: list[bytes | None]
+    timestamps_ms: list[int]
+    headers: list[Headers | None]
+
+    @classmethod
+    def of(cls, records: Iterable[RawRecord]) -> Self:
+        """Return records as columns."""
+        kept = list(records)
+        return cls(
+            [r.partition for r in kept],
+            [r.offset for r in kept],
+            [r.key for r in kept],
+            [r.value for r in kept],
+            [r.timestamp_ms for r in kept],
+            [r.headers for r in kept],
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def row(self, index: int) -> RawRecord:
+        """Return one record."""
+        return RawRecord(
+            self.partitions[index],
+            self.offsets[index],
+            self.keys[index],
+            self.values[index],
+            self.timestamps_ms[index],
+            self.headers[index] or (),
+        )
+
+    def rows(self) -> list[RawRecord]:
+        """Return every record."""
+        return [self.row(index) for index in range(len(self))]
+
+
 @dataclass(frozen=True, slots=True)
 class Counter:
     """A service's own count since the start of the window, for I14.
@@ -76,8 +129,30 @@ class Counter:
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault that the caller has made or seen, for I9.
+
+    Parameters
+    ----------
+    ended_ms
+        When it was over, milliseconds since the epoch.
+    within_s
+        Time for every partition that has work to progress again, seconds.
+    """
+
+    name: str
+    ended_ms: int
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerTopics:
     """Topic names of one pipeline, by role, and its consumer groups.
+
+    Parameters
+    ----------
+    models
+        Topic of the routing states; without it provenance is not judged.
 
     Examples
     --------
@@ -89,6 +164,7 @@ class LedgerTopics:
     events: str
     features: str
     predictions: str
+    models: str = ""
 
     @classmethod
     def of(cls, pipeline: str) -> LedgerTopics:
@@ -98,6 +174,7 @@ class LedgerTopics:
             f"{pipeline}.events.v1",
             f"{pipeline}.features.v1",
             f"{pipeline}.predictions.v1",
+            f"{pipeline}.models.v1",
         )
 
     def name(self, role: Role) -> str:
@@ -123,16 +200,25 @@ class LedgerTopics:
         return "events" if service == "ingest" else "features"
 
 
-def digest(data: bytes | None) -> bytes | None:
-    """Return a 16-byte digest; None stays None, so that null and empty differ."""
-    return None if data is None else blake2b(data, digest_size=16).digest()
+def digest(data: bytes | None) -> int | None:
+    """Return 64 bits that stand for some bytes within this process; None for None.
+
+    Null and empty differ. It is the interpreter's own hash: a million records have it computed
+    and cached already, and no store outlives its process.
+    """
+    return None if data is None else hash(data)
 
 
-def original_headers(headers: Headers) -> str:
-    """Return the headers that a dead letter must keep, in order, as comparable text."""
+def original_headers(headers: Headers | None) -> str | None:
+    """Return the headers that a dead letter must keep, in order, as comparable text.
+
+    Empty where there are none, None where they are not readable.
+    """
+    if headers is None:
+        return None
     kept = [
         [name, None if value is None else value.hex()]
         for name, value in headers
         if name not in DEAD_LETTER_HEADERS
     ]
-    return json.dumps(kept)
+    return json.dumps(kept) if kept else ""
