@@ -159,13 +159,13 @@ def test_trigger_killed_while_it_watches_goes_on_watching(world: RetrainWorld) -
     assert again[0].reason.startswith("submission 2 of 3: ")
 
 
-def test_job_that_keeps_failing_fails_after_three_submissions(world: RetrainWorld) -> None:
+def test_job_that_keeps_failing_is_given_up(world: RetrainWorld) -> None:
     (world.steering / "exit").write_text("3")
-    world.start()
+    world.start(**{f"{PREFIX}MAX_SUBMISSIONS": "2"})
     request = world.ask()
     failed = world.wait_state(request, "failed")
-    assert failed.reason == "no use: the stand-in was told to fail, after 3 submissions"
-    assert len(world.runs()) == 3
+    assert failed.reason == "no use: the stand-in was told to fail, after 2 submissions"
+    assert len(world.runs()) == 2
     (world.steering / "exit").unlink()
     world.release()
     following = world.ask()

@@ -107,8 +107,8 @@ async def guarded(call: Callable[[], Awaitable[None]], on_fatal: OnFatal) -> Non
         try:
             return await call()
         except RetryableError as exc:
-            wait_s = outage.begin(exc)
-            LOG.warning("once more in %.0f s: %s", wait_s, exc)
-            await asyncio.sleep(wait_s)
+            if not outage.is_active:
+                LOG.warning("have to wait: %s", exc)
+            await asyncio.sleep(outage.begin(exc))
         except Exception as exc:  # nobody above an agent would tell of it
             return on_fatal(exc)

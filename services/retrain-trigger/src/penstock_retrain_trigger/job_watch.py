@@ -78,9 +78,12 @@ class JobWatch:
         try:
             await self._round()
         except RetryableError as exc:
-            wait_s = self._outage.begin(exc)
-            LOG.warning("the jobs have to wait %.0f s: %s", wait_s, exc)
+            if not self._outage.is_active:
+                LOG.warning("the jobs have to wait: %s", exc)
+            self._outage.begin(exc)
         else:
+            if self._outage.is_active:
+                LOG.info("the jobs go on after %s attempts", self._outage.attempts)
             self._outage.end()
 
     async def _round(self) -> None:
