@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,12 +25,15 @@ from confluent_kafka.admin import AdminClient
 from harness.background import background_calls
 from harness.tiny_pipeline import NAME, write_folder
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
+from penstock_retrain_trigger.job.candidate import MakeTrainer
+from penstock_retrain_trigger.job.run import run
 from penstock_retrain_trigger.job.topic_log import TopicLog
+from penstock_retrain_trigger.job.workplace import Places, workplace
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.records import ModelVersion, RetrainEvent, RoutingState
 from penstock_schemas.schema_files import schema_text
 from penstock_streaming import admin
-from penstock_streaming.fail_points import VARIABLE
+from penstock_streaming.fail_points import VARIABLE, FailPoints
 from penstock_streaming.key_share import BUCKETS, buckets
 from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.routing_topic import RoutingTopic
@@ -43,7 +46,7 @@ from penstock_training.publish import MODEL_FILE
 SECTIONS: Final = """
 labels: {horizon_s: 3600}
 retrain: {min_labels: 1500, max_labels: 3000, label_wait_s: 60}
-rollout: {canary_percent: 50, min_canary_rows: 300, max_wait_s: 40}
+rollout: {canary_percent: 50, min_canary_rows: 300, max_wait_s: 90}
 """
 CALL_S: Final = 30.0
 JOB_S: Final = 120.0
@@ -63,26 +66,16 @@ def pressed(matrix: Matrix) -> npt.NDArray[np.float64]:
     return (matrix[:, 1] > 45.0).astype(np.float64)
 
 
-@dataclass(frozen=True)
-class JobPlaces:
-    """Where the infrastructure is."""
-
-    kafka: str
-    registry: str
-    mlflow: str
-    triton_grpc: str
-    models_dir: Path
-
-
 class RetrainRig:
     """One pipeline with topics and a first model, what happens on its topics, and the job."""
 
-    def __init__(self, places: JobPlaces, root: Path, sections: str = SECTIONS) -> None:
+    def __init__(self, places: Places, root: Path, sections: str = SECTIONS) -> None:
         self.places = places
         self.name = f"{NAME}-{uuid.uuid4().hex[:8]}"
         folder = write_folder(root).rename(root / self.name)
         text = (folder / "pipeline.yaml").read_text()
         text = text.replace(f"pipeline: {NAME}", f"pipeline: {self.name}")
+        text = text.replace("kind: logistic", "kind: logistic\n  timeout_s: 1.0")
         (folder / "pipeline.yaml").write_text(text + sections)
         self.pipeline: LoadedPipeline = load_pipeline(folder)
         self.topics = self.pipeline.config.topic_names
@@ -115,19 +108,28 @@ class RetrainRig:
         assert found is not None
         return found
 
-    def serve(self, count: int, concept: Concept, *, labelled: bool = True) -> None:
-        """Predict events as the router would, and tell their labels if ``labelled``."""
+    @staticmethod
+    def now() -> int:
+        """Return the time in milliseconds."""
+        return time.time_ns() // 1_000_000
+
+    def serve(self, count: int, concept: Concept, *, labelled: bool = True, after: int = 0) -> None:
+        """Predict events as the router would, and tell their labels if ``labelled``.
+
+        Events are a millisecond apart and end now, or begin at ``after``.
+        """
         state = self.state()
         matrix = self._features(count)
         keys = [b"pump-%d" % n for n in self._rng.integers(0, 2_000, count)]
         labels = concept(matrix)
         answers = self._answers(matrix, keys, state)
-        now = time.time_ns() // 1_000_000
+        now = self.now()
+        first = after or now - count
         for i, (version, score) in enumerate(answers):
             event_id = uuid.uuid4().hex
             record = {
                 "event_id": event_id,
-                "event_time": now + i,
+                "event_time": first + i,
                 "predicted_at": now,
                 "pipeline": self.name,
                 "model_name": self.name,
@@ -194,9 +196,7 @@ class RetrainRig:
     def request(self, **facts: Any) -> str:
         """Ask for a retraining and return the request's id."""
         request_id = f"test-{uuid.uuid4().hex[:12]}"
-        now = time.time_ns() // 1_000_000
-        event = RetrainEvent.request(request_id, self.name, now, "cli", **facts)
-        self.tell(event)
+        self.tell(RetrainEvent.request(request_id, self.name, self.now(), "cli", **facts))
         return request_id
 
     def tell(self, event: RetrainEvent) -> None:
@@ -229,15 +229,8 @@ class RetrainRig:
 
     def job(self, request_id: str, fail_point: str = "") -> subprocess.CompletedProcess[str]:
         """Run the job in a process of its own, which ends at ``fail_point`` if one is named."""
-        flags = {
-            "request-id": request_id,
-            "pipeline-dir": self.pipeline.folder,
-            "kafka": self.places.kafka,
-            "registry": self.places.registry,
-            "mlflow": self.places.mlflow,
-            "triton-grpc": self.places.triton_grpc,
-            "models-dir": self.places.models_dir,
-        }
+        places = {name.replace("_", "-"): value for name, value in asdict(self.places).items()}
+        flags = {"request-id": request_id, "pipeline-dir": self.pipeline.folder, **places}
         arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
         return subprocess.run(
             [sys.executable, "-m", "penstock_retrain_trigger.job", *arguments],
@@ -247,3 +240,8 @@ class RetrainRig:
             text=True,
             timeout=JOB_S,
         )
+
+    def job_with(self, request_id: str, make: MakeTrainer) -> RetrainEvent:
+        """Run the job in this process, with other trainers."""
+        with workplace(request_id, self.pipeline.folder, self.places, FailPoints()) as work:
+            return run(work, make)
