@@ -122,7 +122,7 @@ class RetrainEvent:
     Parameters
     ----------
     state
-        requested, accepted, suppressed, started, finished, failed or cancelled.
+        requested, accepted, suppressed, started, finished, failed, cancelled or resubmitted.
     at, data_since
         Milliseconds since the epoch, UTC.
     """

@@ -155,7 +155,7 @@ def test_trigger_killed_while_it_watches_goes_on_watching(world: RetrainWorld) -
     # The stand-in repeats `started`, as a job that lost its memory would.
     states = [e.state for e in world.events() if e.request_id == request.request_id]
     assert states == [*expected[:4], "started", "finished"]
-    again = [e for e in world.events() if e.event_id == f"{request.request_id}.accepted.2"]
+    again = [e for e in world.events() if e.event_id == f"{request.request_id}.resubmitted.2"]
     assert again[0].reason.startswith("submission 2 of 3: ")
 
 

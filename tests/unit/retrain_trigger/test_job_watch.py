@@ -185,7 +185,13 @@ def test_lost_jobs_are_submitted_again_until_the_last_time(play: Any, ray: Any) 
             assert not ray.jobs, "no pause before the next submission"
             await trigger.turn(41)
             await trigger.turn(0.1)
-        assert trigger.ids() == ["r1", "r1.accepted", "r1.accepted.2", "r1.accepted.3", "r1.failed"]
+        assert trigger.ids() == [
+            "r1",
+            "r1.accepted",
+            "r1.resubmitted.2",
+            "r1.resubmitted.3",
+            "r1.failed",
+        ]
         assert trigger.topic[-1].reason == "Ray has lost the job, after 3 submissions"
         assert [b["metadata"]["penstock.submission"] for b in ray.submitted] == ["1", "2", "3"]
         assert ray.most_running == 1
@@ -205,13 +211,13 @@ def test_restart_neither_forgets_nor_repeats_a_submission(play: Any, ray: Any) -
         await first.watch.look()
         second = start()
         await second.turn()
-        assert second.ids() == ["r1", "r1.accepted", "r1.accepted.2"]
+        assert second.ids() == ["r1", "r1.accepted", "r1.resubmitted.2"]
         assert ray.submitted[-1]["metadata"] == {"penstock.submission": "2"}
         third = start()
         await third.turn()
         await third.turn(100)
         assert len(ray.submitted) == 2
-        assert third.ids()[-1] == "r1.accepted.2"
+        assert third.ids()[-1] == "r1.resubmitted.2"
 
     play(scene)
 

@@ -105,7 +105,7 @@ def test_undecided_come_in_the_order_of_the_topic() -> None:
 
 def test_each_ordered_submission_counts() -> None:
     accepted = event("r", "accepted")
-    second = replace(accepted, event_id="r.accepted.2")
+    second = replace(event("r", "resubmitted"), event_id="r.resubmitted.2")
     ledger = folded(event("r", "requested"), accepted, second, second)
     assert ledger.requests["r"].submissions == 2
     assert ledger.in_flight()[0].decision.event == accepted

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from penstock_retrain_trigger.ledger import Ledger
@@ -22,14 +21,14 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 def test_requests_are_counted_by_state_and_class_of_reason(registry: CollectorRegistry) -> None:
     metrics = TriggerMetrics(TriggerFamilies(registry), "p")
     asked = RetrainEvent.request("r1", "p", 0, "drift", reason="error: rose")
-    accepted = asked.followed_by("accepted", 1)
     metrics.event(asked)
-    metrics.event(accepted)
-    metrics.event(replace(accepted, event_id="r1.accepted.2", reason="submission 2 of 3: lost"))
+    metrics.event(asked.followed_by("accepted", 1))
+    metrics.event(asked.followed_by("resubmitted", 2, reason="submission 2 of 3: lost"))
     metrics.event(asked.followed_by("suppressed", 1, reason="cooldown: 5 s left of 10 s"))
     assert value(registry, "requests_total", state="requested", reason="") == 1
     assert value(registry, "requests_total", state="accepted", reason="") == 1
     assert value(registry, "requests_total", state="suppressed", reason="cooldown") == 1
+    assert value(registry, "requests_total", state="resubmitted", reason="") == 1
 
 
 def test_gauges_follow_the_ledger(registry: CollectorRegistry) -> None:

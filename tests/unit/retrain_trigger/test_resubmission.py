@@ -13,9 +13,9 @@ def ordered(submissions: int) -> Request:
     asked = RetrainEvent.request("r", "p", 0, "drift")
     accepted = asked.followed_by("accepted", 1)
     ledger = Ledger()
-    for offset, event in enumerate(
-        [asked, *(replace(accepted, event_id=f"r.accepted.{n}") for n in range(submissions))]
-    ):
+    again = asked.followed_by("resubmitted", 2)
+    orders = [replace(again, event_id=f"r.resubmitted.{n}") for n in range(1, submissions)]
+    for offset, event in enumerate([asked, accepted, *orders]):
         ledger.fold(event, offset)
     return ledger.requests["r"]
 

@@ -1,7 +1,7 @@
 """Watches the jobs of one pipeline: submits, submits again, gives up, and sees them out.
 
 A job is submitted only when Ray has nothing running of the requests before: so there is never more
-than one. How many submissions were ordered is in the topic, one accepted event each; which of them
+than one. How many submissions were ordered is in the topic, one event each; which of them
 Ray has is in the job's metadata.
 """
 
@@ -21,7 +21,7 @@ from penstock_streaming.fail_points import FailPoints
 
 from penstock_retrain_trigger.decisions import Decisions
 from penstock_retrain_trigger.launcher import JobsUnavailable, RayJobs, job_request
-from penstock_retrain_trigger.ledger import ACCEPTED, FAILED, Request
+from penstock_retrain_trigger.ledger import FAILED, RESUBMITTED, Request
 from penstock_retrain_trigger.metrics import TriggerMetrics
 from penstock_retrain_trigger.resubmission import Action, Job, Next, next_action
 from penstock_retrain_trigger.settings import TriggerSettings
@@ -168,7 +168,7 @@ class JobWatch:
             number = ordered + 1
             reason = f"submission {number} of {self._settings.max_submissions}: {following.reason}"
             facts = {"reason": reason, "job_id": request.request_id}
-            event = self._decisions.follow(request, ACCEPTED, **facts)
+            event = self._decisions.follow(request, RESUBMITTED, **facts)
             return event and replace(event, event_id=f"{event.event_id}.{number}")
 
         self._fail_points.reach("before_order")

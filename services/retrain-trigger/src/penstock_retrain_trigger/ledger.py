@@ -16,6 +16,7 @@ from penstock_schemas.records import RetrainEvent
 REQUESTED: Final = "requested"
 ACCEPTED: Final = "accepted"
 SUPPRESSED: Final = "suppressed"
+RESUBMITTED: Final = "resubmitted"
 STARTED: Final = "started"
 FINISHED: Final = "finished"
 FAILED: Final = "failed"
@@ -90,8 +91,9 @@ class Request:
 
     @property
     def submissions(self) -> int:
-        """How many submissions of its job have been ordered: one per accepted event."""
-        return sum(step.event.state == ACCEPTED for step in self.steps.values())
+        """How many submissions of its job have been ordered: by the decision, and each again."""
+        again = sum(step.event.state == RESUBMITTED for step in self.steps.values())
+        return again + self.is_accepted
 
     @property
     def state(self) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 from penstock_schemas.records import RetrainEvent
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from penstock_retrain_trigger.ledger import ACCEPTED, SUPPRESSED, Ledger
+from penstock_retrain_trigger.ledger import SUPPRESSED, Ledger
 from penstock_retrain_trigger.policy import last_accepted_ms
 
 NEVER: Final = float("nan")
@@ -42,9 +42,7 @@ class TriggerMetrics:
         since.set_function(lambda: _seconds_since(last_accepted_ms(ledger)))
 
     def event(self, event: RetrainEvent) -> None:
-        """Count an event that is new; one that orders a further submission is no new acceptance."""
-        if event.state == ACCEPTED and event.event_id != f"{event.request_id}.{ACCEPTED}":
-            return
+        """Count an event that is new."""
         rule = event.reason.partition(":")[0] if event.state == SUPPRESSED else ""
         self._families.requests.labels(self._pipeline, event.state, rule).inc()
 
