@@ -23,7 +23,7 @@ def fraud() -> PipelineConfig:
 def config(fraud: PipelineConfig) -> PipelineConfig:
     """Return a pipeline whose drift is found in few rows."""
     monitor = fraud.monitor.model_copy(
-        update={"window_rows": 500, "evidence_labels": 300, "reopen_labels": 5_000}
+        update={"window_rows": 500, "evidence_labels": 300, "reopen_labels": 8_000}
     )
     return fraud.model_copy(update={"monitor": monitor})
 

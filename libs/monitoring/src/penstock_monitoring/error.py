@@ -35,3 +35,25 @@ def bounded_log_loss(labels: Floats, scores: Floats) -> Floats:
     loss = np.abs(np.log(np.clip(right, np.exp(-LARGEST_LOSS), 1.0)))
     scaled: Floats = loss / LARGEST_LOSS
     return scaled
+
+
+def expected_log_loss(scores: Floats) -> Floats:
+    """Return the bounded loss that a calibrated model expects of its own scores.
+
+    What is left of the loss without it has a mean of zero whatever the hour's or the season's share
+    of positives: the shares move the plain loss, and only a change of concept moves the rest.
+
+    Parameters
+    ----------
+    scores
+        Probability of 1, shape (n,).
+
+    Examples
+    --------
+    >>> expected_log_loss(np.array([0.0, 0.5, 1.0])).round(3).tolist()
+    [0.008, 0.139, 0.008]
+    """
+    smallest = np.exp(-LARGEST_LOSS)
+    p = np.clip(scores, smallest, 1.0 - smallest)
+    entropy: Floats = -(p * np.log(p) + (1.0 - p) * np.log(1.0 - p)) / LARGEST_LOSS
+    return entropy

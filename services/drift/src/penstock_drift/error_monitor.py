@@ -1,4 +1,4 @@
-"""Concept drift: the error of the champion's predictions, watched label by label."""
+"""Concept drift: the champion's losses beyond what its own scores expect, label by label."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-import numpy as np
 from penstock_pipelines.lifecycle import Monitor
 from river.drift.adwin import ADWIN
 
 from penstock_drift.change_point import change_point
-from penstock_drift.journal import ErrorJournal
+from penstock_drift.journal import Loss, LossJournal
 
 ATTEMPTS: Final = 3
 """How often the place of a suspected change is estimated before it is judged."""
+LIFT: Final = 0.15
+"""Added to what the detector is fed, which it wants to be positive."""
+RECOVERY: Final = 10
+"""Times the evidence that a change needs is what its end needs: a day, not some quiet hours."""
 
 Verdict = Literal["suspected", "detected", "recovered"]
 
@@ -28,9 +31,9 @@ class Suspicion:
     since
         Event time of the change, milliseconds.
     baseline
-        Mean error before.
+        Losses over expectations before.
     rows
-        Errors of events since then.
+        Losses of events since then.
     attempts
         Estimates so far.
     """
@@ -41,24 +44,33 @@ class Suspicion:
     attempts: int = 1
 
 
+@dataclass(slots=True)
+class Recent:
+    """Losses since the end of a confirmed change was last looked for."""
+
+    rows: int = 0
+    loss: float = 0.0
+    expected: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorFinding:
-    """What an error has led to.
+    """What a loss has led to.
 
     Parameters
     ----------
-    mean, baseline
-        Mean error after and before the change.
+    ratio, baseline
+        Losses over expectations after and before the change.
     since
         Event time of the change, milliseconds.
     rows
-        Errors after it.
+        Losses after it.
     first_offset
         Of the first prediction among them, or a little before.
     """
 
     verdict: Verdict
-    mean: float
+    ratio: float
     baseline: float
     since: int
     rows: int
@@ -66,7 +78,7 @@ class ErrorFinding:
 
 
 class ErrorMonitor:
-    """ADWIN on the error, a journal of what it was fed, and a judgement of what it finds.
+    """ADWIN on the excess loss, a journal of what it was fed, and a judgement of what it finds.
 
     The journal makes the state: a monitor is restored by feeding it again.
 
@@ -81,12 +93,12 @@ class ErrorMonitor:
         self._clear()
 
     def _clear(self) -> None:
-        self._journal = ErrorJournal()
+        self._journal = LossJournal()
         self._begun = 0
         self._adwin = ADWIN(delta=self._settings.adwin_delta)
         self._suspicion: Suspicion | None = None
         self._is_confirmed = False
-        self._recent: list[float] = []
+        self._recent = Recent()
 
     @property
     def is_suspected(self) -> bool:
@@ -100,41 +112,31 @@ class ErrorMonitor:
 
     @property
     def level(self) -> float:
-        """Mean error in the detector's window; NaN where it is empty."""
-        return float(self._adwin.estimation) if self._adwin.width else float("nan")
+        """Losses over expectations in the detector's window; NaN where it is empty."""
+        return self._journal.ratio(int(self._adwin.width))
 
     @property
     def threshold(self) -> float:
-        """Mean error that confirms what is suspected; NaN while nothing is."""
+        """Level that confirms what is suspected; NaN while nothing is."""
         if self._suspicion is None:
             return float("nan")
         return self._suspicion.baseline * self._settings.degradation
 
-    def update(self, error: float, time: int, offset: int) -> ErrorFinding | None:
-        """Take one error in.
-
-        Parameters
-        ----------
-        error
-            In [0, 1].
-        time
-            Event time, milliseconds.
-        offset
-            Of the prediction.
-        """
+    def update(self, entry: Loss) -> ErrorFinding | None:
+        """Take one loss in."""
         if self._journal.is_full:
             self._begun = max(0, self._begun - self._journal.halve())
             self._feed()
-        error = self._journal.add(error, time, offset)
-        self._adwin.update(error)
+        loss, expected = self._journal.add(entry)
+        self._adwin.update(loss - expected + LIFT)
         has_fired = bool(self._adwin.drift_detected)
         if has_fired:
             self._begun = len(self._journal)
-        if self._is_confirmed and self._suspicion is not None:
-            return self._follow(self._suspicion, error, time)
-        if self._suspicion is not None:
-            return self._judge(self._suspicion, time)
-        return self._suspect() if has_fired else None
+        if self._suspicion is None:
+            return self._suspect() if has_fired else None
+        if self._is_confirmed:
+            return self._follow(self._suspicion, loss, expected, entry.time)
+        return self._judge(self._suspicion, entry.time)
 
     def lasting(self) -> ErrorFinding:
         """Return the evidence of a confirmed change as it is now."""
@@ -146,69 +148,75 @@ class ErrorMonitor:
         """Begin the detector with the journal; what it finds in there is known already."""
         self._adwin = ADWIN(delta=self._settings.adwin_delta)
         start = self._begun
-        for at, error in enumerate(self._journal.newest(start), start + 1):
-            self._adwin.update(error)
+        for at, excess in enumerate(self._journal.excess(start).tolist(), start + 1):
+            self._adwin.update(excess + LIFT)
             if self._adwin.drift_detected:
                 self._begun = at
 
     def _suspect(self) -> ErrorFinding | None:
-        found = change_point(*self._journal.columns())
+        found = change_point(self._journal.excess(), self._journal.times())
         if found is None or found.after <= found.before:
             return None
-        self._suspicion = Suspicion(found.time, found.before, found.rows)
+        before = self._journal.since(found.time).before
+        self._suspicion = Suspicion(found.time, before, found.rows)
         return self._finding("suspected", self._suspicion)
 
     def _judge(self, suspicion: Suspicion, time: int) -> ErrorFinding | None:
-        """Confirm or drop a suspicion once there are errors enough after the change."""
+        """Confirm or drop a suspicion once there are losses enough after the change."""
         suspicion.rows += time >= suspicion.since
         if suspicion.rows < self._settings.evidence_labels:
             return None
-        found = change_point(*self._journal.columns())
+        found = change_point(self._journal.excess(), self._journal.times())
         if found is None or found.after <= found.before:
             self._suspicion = None
             return None
         is_enough = found.rows >= self._settings.evidence_labels
         if is_enough or suspicion.attempts < ATTEMPTS:
-            suspicion.since, suspicion.baseline = found.time, found.before
-            suspicion.rows = found.rows
+            suspicion.since, suspicion.rows = found.time, found.rows
+            suspicion.baseline = self._journal.since(found.time).before
             suspicion.attempts += 1
             if not is_enough:
                 return None
         finding = self._finding("detected", suspicion)
-        if finding.mean < self._settings.degradation * finding.baseline:
+        if finding.ratio < self.threshold:
             self._suspicion = None
             return None
         self._is_confirmed = True
         return finding
 
-    def _follow(self, suspicion: Suspicion, error: float, time: int) -> ErrorFinding | None:
+    def _follow(
+        self, suspicion: Suspicion, loss: float, expected: float, time: int
+    ) -> ErrorFinding | None:
         """Watch whether the error of a confirmed change has come down again."""
         if time < suspicion.since:
             return None  # from before the change: another partition is read later
-        self._recent.append(error)
-        if len(self._recent) < self._settings.evidence_labels:
+        recent = self._recent
+        recent.rows += 1
+        recent.loss += loss
+        recent.expected += expected
+        if recent.rows < RECOVERY * self._settings.evidence_labels:
             return None
-        mean = float(np.mean(self._recent))
-        self._recent.clear()
-        if mean >= suspicion.baseline * self._settings.degradation:
+        self._recent = Recent()
+        ratio = recent.loss / recent.expected
+        if ratio >= self.threshold:
             return None
         # What follows is to be compared with the recovered error, not with the bad time before.
         self._clear()
-        return ErrorFinding("recovered", mean, suspicion.baseline, time, 0, 0)
+        return ErrorFinding("recovered", ratio, suspicion.baseline, time, 0, 0)
 
     def _finding(self, verdict: Verdict, suspicion: Suspicion) -> ErrorFinding:
         evidence = self._journal.since(suspicion.since)
         return ErrorFinding(
             verdict,
-            evidence.mean,
+            evidence.ratio,
             suspicion.baseline,
             suspicion.since,
             evidence.rows,
             evidence.first_offset,
         )
 
-    def journal_bytes(self) -> tuple[bytes, bytes]:
-        """Return errors (float32) and event times (int64), little endian."""
+    def journal_bytes(self) -> tuple[bytes, bytes, bytes]:
+        """Return losses, expectations (float32) and event times (int64), little endian."""
         return self._journal.to_bytes()
 
     def state(self) -> dict[str, Any]:
@@ -218,19 +226,19 @@ class ErrorMonitor:
             "blocks": self._journal.blocks,
             "suspicion": self._suspicion and asdict(self._suspicion),
             "is_confirmed": self._is_confirmed,
-            "recent": self._recent,
+            "recent": asdict(self._recent),
         }
 
     @classmethod
     def restored(
-        cls, settings: Monitor, state: Mapping[str, Any], errors: bytes, times: bytes
+        cls, settings: Monitor, state: Mapping[str, Any], journal: tuple[bytes, bytes, bytes]
     ) -> ErrorMonitor:
         """Return a monitor as it was when `state` and `journal_bytes` were called."""
         made = cls(settings)
-        made._journal = ErrorJournal.from_bytes(errors, times, state["blocks"])
+        made._journal = LossJournal.from_bytes(*journal, state["blocks"])
         made._begun = int(state["begun"])
         made._suspicion = Suspicion(**state["suspicion"]) if state["suspicion"] else None
         made._is_confirmed = bool(state["is_confirmed"])
-        made._recent = [float(error) for error in state["recent"]]
+        made._recent = Recent(**state["recent"])
         made._feed()
         return made

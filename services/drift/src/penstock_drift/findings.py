@@ -82,7 +82,7 @@ class Findings:
             detector="adwin",
             kind="concept",
             subject=ERROR,
-            statistic=finding.mean,
+            statistic=finding.ratio,
             threshold=finding.baseline * self._monitor.degradation,
             baseline=finding.baseline,
             model_name=watched.model_name,
@@ -155,7 +155,10 @@ def _in_words(events: Sequence[DriftEvent], since: int) -> str:
     first = events[0]
     model = f"{first.model_name} {first.model_version}"
     if first.subject == ERROR:
-        change = f"the error of {model} went from {first.baseline:.4f} to {first.statistic:.4f}"
+        change = (
+            f"the error of {model} went from {first.baseline:.2f} to {first.statistic:.2f} times "
+            "what its scores expect"
+        )
     else:
         names = ", ".join(event.subject for event in events)
         index = max(event.statistic for event in events)

@@ -28,8 +28,8 @@ class DriftFamilies:
         version = ("model", "version")
         self.score = gauge(
             "score",
-            "Mean error in the detector's window (subject error), or stability index of the last "
-            "whole window (columns), of the champion.",
+            "Of the champion: losses in the detector's window over what its scores expect (subject "
+            "error), or stability index of the last whole window (columns).",
             "subject",
         )
         self.threshold = gauge(

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from penstock_monitoring.error import bounded_log_loss
+from penstock_monitoring.error import bounded_log_loss, expected_log_loss
 from penstock_monitoring.reference import Reference
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.records import DriftEvent, RetrainEvent
@@ -20,7 +20,8 @@ from penstock_drift.episodes import Episode
 from penstock_drift.error_monitor import ErrorFinding, ErrorMonitor
 from penstock_drift.findings import Findings, Moment, Watched
 from penstock_drift.join import Counts, LabelJoin, Pairs
-from penstock_drift.observations import Ints, Observations
+from penstock_drift.journal import Loss
+from penstock_drift.observations import Floats, Ints, Observations
 from penstock_drift.psi_monitor import PsiFinding, PsiMonitor
 from penstock_drift.succession import Succession
 
@@ -37,13 +38,14 @@ class Outcome:
         Of the label join.
     pairs
         Joined by it, of every version and variant.
-    losses
-        Bounded error of each pair, shape (n,).
+    losses, expected
+        Bounded loss of each pair and what its score expects, shape (n,).
     """
 
     pairs: Pairs
     counts: Counts
-    losses: Any
+    losses: Floats
+    expected: Floats
     events: list[DriftEvent] = field(default_factory=list)
     requests: list[RetrainEvent] = field(default_factory=list)
 
@@ -81,7 +83,8 @@ class DriftMonitor:
     def rebuild(self, batch: Observations) -> Outcome:
         """Take a batch into the label join only."""
         pairs, counts = self._join.join(batch)
-        return Outcome(pairs, counts, bounded_log_loss(pairs.labels, pairs.scores))
+        losses = bounded_log_loss(pairs.labels, pairs.scores)
+        return Outcome(pairs, counts, losses, expected_log_loss(pairs.scores))
 
     def process(self, batch: Observations) -> Outcome:
         """Take a batch in and return what it has led to."""
@@ -147,8 +150,8 @@ class DriftMonitor:
         own: tuple[str, str, str],
         start: int,
         end: int,
-    ) -> Iterator[tuple[int, float, int, Moment]]:
-        """Yield row, error, the prediction's offset, and the moment, in the order of the log."""
+    ) -> Iterator[tuple[int, Loss, Moment]]:
+        """Yield row, loss and the moment, in the order of the log."""
         pairs = outcome.pairs
         if own not in pairs.names:
             return
@@ -158,17 +161,19 @@ class DriftMonitor:
         rows = pairs.rows[chosen]
         columns = (
             rows,
-            outcome.losses[chosen],
-            pairs.offsets[chosen],
             batch.offsets[rows],
             batch.times[rows],
+            outcome.losses[chosen],
+            outcome.expected[chosen],
             pairs.times[chosen],
+            pairs.offsets[chosen],
         )
-        for row, error, offset, *moment in zip(*(c.tolist() for c in columns), strict=True):
-            yield row, error, offset, Moment(*moment)
+        for row, offset, time, *loss in zip(*(c.tolist() for c in columns), strict=True):
+            entry = Loss(*loss)
+            yield row, entry, Moment(offset, time, entry.time)
 
-    def _take_error(self, outcome: Outcome, error: float, offset: int, moment: Moment) -> None:
-        finding = self.error.update(error, moment.event_time, offset)
+    def _take_error(self, outcome: Outcome, entry: Loss, moment: Moment) -> None:
+        finding = self.error.update(entry)
         self.episode.count(moment.event_time)
         self._report(outcome, [finding] if finding else [], [], moment)
         self._calm()
@@ -226,11 +231,11 @@ class DriftMonitor:
             "psi": self.psi.state(),
         }
 
-    def restore(self, state: Mapping[str, Any], errors: bytes, times: bytes) -> None:
+    def restore(self, state: Mapping[str, Any], journal: tuple[bytes, bytes, bytes]) -> None:
         """Become what it was when `state` was called; the label join is rebuilt apart."""
         version = self._succession.restore(state["succession"])
         if version is not None:
             self._watch(*version)
         self.episode = Episode(**state["episode"])
-        self.error = ErrorMonitor.restored(self._settings, state["error"], errors, times)
+        self.error = ErrorMonitor.restored(self._settings, state["error"], journal)
         self.psi.restore(state["psi"])

@@ -12,7 +12,7 @@ from penstock_schemas.records import DriftState
 from penstock_drift.join import REBUILT_FROM
 from penstock_drift.monitor import DriftMonitor
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised whenever the state's meaning changes."""
 
 
@@ -35,20 +35,22 @@ def rebuilt_from(config: PipelineConfig, offset: int) -> int:
 
 def snapshot(config: PipelineConfig, monitor: DriftMonitor, offset: int) -> DriftState:
     """Return the state of a monitor that has seen all before ``offset``."""
-    errors, times = monitor.error.journal_bytes()
+    losses, expected, times = monitor.error.journal_bytes()
     return DriftState(
         layout=layout_of(config),
         offset=offset,
         join_from=rebuilt_from(config, offset),
         detectors=json.dumps(monitor.state(), separators=(",", ":")).encode(),
-        errors=errors,
+        errors=losses,
         error_times=times,
+        expected=expected,
     )
 
 
 def restore(monitor: DriftMonitor, state: DriftState) -> None:
     """Give a new monitor the state of a snapshot; its reference must be loaded."""
-    monitor.restore(json.loads(state.detectors), state.errors, state.error_times)
+    journal = state.errors, state.expected, state.error_times
+    monitor.restore(json.loads(state.detectors), journal)
 
 
 def watched_version(state: DriftState) -> tuple[str, str] | None:
