@@ -98,7 +98,8 @@ class Tracker:
                 if found:
                     return str(found[0].info.run_id)
                 tags = {**tags, REQUEST_TAG: request_id}
-            made = client.create_run(experiment, tags={"pipeline": self._name, **tags})
+            tags = {"pipeline": self._name, **tags}
+            made = client.create_run(experiment, tags=tags, run_name=request_id)
             return str(made.info.run_id)
 
     def log_training(self, run_id: str, record: TrainingRecord) -> None:

@@ -53,13 +53,14 @@ def run_canary(work: Workplace, rollout: Rollout, run_id: str) -> Verdict:
     state = _start(work, rollout, run_id)
     began_ms = state.updated_at
     deadline = Deadline(work.config.rollout.max_wait_s - (now_ms() - began_ms) / 1000)
+    least = work.config.rollout.min_canary_rows
     reader = _canary_rows(work, rollout, run_id)
     champion = work.tracker.version(rollout.champion)
     try:
         while True:
             reader.advance()
-            rows = reader.joined()
-            if rows is not None and is_enough(labels_of(rows), work.config.rollout.min_canary_rows):
+            rows = reader.joined(1 if deadline.expired else least)
+            if rows is not None and is_enough(labels_of(rows), least):
                 found = compare_canary(rows, champion, len(work.config.feature_names))
                 LOG.info("judged after %.1f s: %s", (now_ms() - began_ms) / 1000, found)
                 return verdict_of(found, work.config.rollout.min_gain)

@@ -126,7 +126,7 @@ def _await_rows(work: Workplace) -> TrainingSet:
     try:
         while True:
             reader.advance()
-            found = reader.joined()
+            found = reader.joined(1 if deadline.expired else config.retrain.min_labels)
             if found is not None:
                 made = make_training_set(found, config, {**source, "ranges": reader.ranges()})
                 if _is_usable(made, config.retrain.min_labels):

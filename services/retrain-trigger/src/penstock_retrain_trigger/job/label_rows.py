@@ -89,9 +89,11 @@ class LabelRows:
                 table = table.filter(pa.compute.less(table["offset"], end))
             self._kept[is_label].add(chunk, table)
 
-    def joined(self) -> pa.Table | None:
-        """Return the labelled rows read so far, by time; None if there are none."""
+    def joined(self, at_least: int = 1) -> pa.Table | None:
+        """Return the labelled rows read so far, by time; None if there cannot be so many."""
         predictions, labels = self._kept
+        if min(predictions.rows, labels.rows) < at_least:
+            return None
         return joined(predictions.table(), labels.table())
 
     def ranges(self) -> dict[str, dict[str, dict[str, int]]]:

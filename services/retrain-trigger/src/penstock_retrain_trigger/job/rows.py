@@ -35,7 +35,8 @@ class Kept:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._rows = 0
+        self.rows = 0
+        """How many there are."""
         self._parts: dict[Position, deque[tuple[int, pa.Table]]] = defaultdict(deque)
         self.first: dict[Position, int] = {}
         """Offset from which on nothing is missing, where that is not where reading began."""
@@ -46,8 +47,8 @@ class Kept:
             return
         parts = self._parts[chunk.topic, chunk.partition]
         parts.append((int(chunk.offsets[0]), table))
-        self._rows += table.num_rows
-        while self._rows > self._limit and self._drop():
+        self.rows += table.num_rows
+        while self.rows > self._limit and self._drop():
             pass
 
     def _drop(self) -> bool:
@@ -56,7 +57,7 @@ class Kept:
         parts = self._parts[position]
         if len(parts) < 2:
             return False
-        self._rows -= parts.popleft()[1].num_rows
+        self.rows -= parts.popleft()[1].num_rows
         self.first[position] = parts[0][0]
         return True
 

@@ -158,6 +158,10 @@ def _withdraw(work: Workplace) -> None:
         state = work.routed()
         if state is not None and state.updated_by == f"{ACTOR}/{work.request_id}":
             work.route(lambda now: ended(_there(now), work.request_id))
+    with suppress(PenstockError):
+        started = work.log.event("started")
+        if started is not None:
+            work.tracker.fail(started.run_id)
 
 
 def tidy(work: Workplace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Final
 
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_pipelines.model import PipelineConfig
+from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import RoutingState
 from penstock_streaming.fail_points import FailPoints
 from penstock_streaming.registry import RegistryClient, RegistrySettings
@@ -39,6 +41,7 @@ FAIL_POINTS: Final = (
 """Places where a test can have the job killed, in their order."""
 _ROUTING_TIMEOUT_S: Final = 30.0
 _PAUSE_S: Final = 1.0
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,10 @@ def workplace(
     Raises
     ------
     ConfigError
-        If the pipeline is wrong.
+        If the pipeline is wrong, or the id is none.
     """
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise ConfigError(f"--request-id: expected {_REQUEST_ID.pattern}, got {request_id!r}")
     pipeline = load_pipeline(pipeline_dir)
     name, topics = pipeline.config.pipeline, pipeline.config.topic_names
     kafka = KafkaSettings(bootstrap_servers=places.kafka)
