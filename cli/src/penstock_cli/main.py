@@ -21,6 +21,7 @@ from penstock_cli import (
     dlq,
     doctor,
     drift,
+    ledger,
     model,
     offsets,
     replay,
@@ -62,6 +63,7 @@ app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("replay")(replay.replay)
+app.command("ledger")(ledger.ledger)
 app.add_typer(topics.app, name="topics")
 app.add_typer(offsets.app, name="offsets")
 app.add_typer(dlq.app, name="dlq")

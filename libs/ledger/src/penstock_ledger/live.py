@@ -10,21 +10,23 @@ from penstock_ledger.checks import Report, check
 from penstock_ledger.reader import ReadOptions, read_pipeline
 from penstock_ledger.records import LedgerTopics
 from penstock_ledger.store import Store
-from penstock_ledger.window import window_from
+from penstock_ledger.window import Since, window_from
+
+__all__ = ["Since", "check_pipeline"]
 
 
 def check_pipeline(
     topics: LedgerTopics,
     options: ReadOptions,
-    from_ms: int | None = None,
+    since: Since = None,
     folder: Path | None = None,
 ) -> Report:
     """Read a pipeline's log, still growing or not, and check it.
 
     Parameters
     ----------
-    from_ms
-        Look only at the events from then on, milliseconds since the epoch; at all by default.
+    since
+        Look only at the events from then on; at all by default.
     folder
         Where the database lies meanwhile, about 0.6 GB per million events; the system's temporary
         folder by default.
@@ -39,8 +41,8 @@ def check_pipeline(
     with tempfile.TemporaryDirectory(prefix="penstock-ledger-", dir=folder) as place:
         store = Store(topics, Path(place) / "ledger.sqlite")
         try:
-            if from_ms is not None:
-                options = replace(options, start=window_from(topics, options, from_ms))
+            if since is not None:
+                options = replace(options, start=window_from(topics, options, since))
             read_pipeline(store, options)
             return check(store)
         finally:

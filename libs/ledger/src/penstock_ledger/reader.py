@@ -95,7 +95,8 @@ def read_pipeline(store: Store, options: ReadOptions) -> None:
     decoder = RecordDecoder(options.schemas)
     topics = store.topics
     if not client.partitions(topics.events):
-        raise ConfigError(f"no topic {topics.events} on {options.bootstrap_servers}")
+        where = options.bootstrap_servers
+        raise ConfigError(f"no topic {topics.events} on {where}: 'penstock topics apply' makes it")
     before = {service: _committed(client, topics, service, False) for service in SERVICES}
     for role in reversed(ROLES):
         name = topics.name(role)

@@ -7,7 +7,7 @@ events are found by time; outputs are found by the events they name, which grow 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -20,27 +20,34 @@ from penstock_ledger.records import LedgerTopics, Role
 from penstock_ledger.topic_range import LedgerUnreachable, consumer_config, raw_record
 
 BY_ORIGIN: Final[tuple[Role, ...]] = ("features", "predictions")
+Since = int | Callable[[int], int | None] | None
+"""Events from a timestamp on, milliseconds since the epoch; or of each partition from an offset on,
+where None is its beginning. None of both: all."""
 _POLL_S: Final = 0.2
 
 
 def window_from(
-    topics: LedgerTopics, options: ReadOptions, from_ms: int
+    topics: LedgerTopics, options: ReadOptions, since: Since
 ) -> dict[str, dict[int, int]]:
     """Return the first offsets per topic of a window, as `ReadOptions.start` takes them.
 
     Parameters
     ----------
-    from_ms
-        The first event of each partition with a timestamp from then on is in it, and what follows.
-        Milliseconds since the epoch.
+    since
+        The first event of each partition.
 
     Raises
     ------
     LedgerUnreachable
         If Kafka or the registry does not answer in time.
     """
+    if since is None:
+        return {}
     client = LogClient(options.bootstrap_servers, options.client)
-    events = client.offsets_at(topics.events, from_ms)
+    if callable(since):
+        events = {p: since(p) or 0 for p in client.partitions(topics.events)}
+    else:
+        events = client.offsets_at(topics.events, since)
     found: dict[str, dict[int, int]] = {topics.events: events}
     search = _Search(options, RecordDecoder(options.schemas))
     for role in BY_ORIGIN:
