@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import pytest
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -22,6 +26,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 from harness.waiting import eventually
+from penstock_cli.main import main
 from penstock_replay.audit_log import AuditLog
 from penstock_schemas.errors import ModelRejected, RecordError, RuleViolation
 from penstock_schemas.records import AuditEvent
@@ -34,6 +39,8 @@ from penstock_streaming.settings import KafkaSettings
 TIMEOUT_S = 30.0
 PARTITIONS = 3
 MS = 1_700_000_000_000
+Outcome = tuple[object, dict[str, Any], str]
+"""Exit code, JSON document and standard error of a command."""
 Content = tuple[int, bytes | None, bytes | None, int, tuple[tuple[str, bytes | None], ...]]
 """Partition, key, value, timestamp and headers of a record."""
 
@@ -149,8 +156,30 @@ class ReplayWorld:
 
     def penstock(self, *arguments: object, expect: int = 0, fail_point: str = "") -> dict[str, Any]:
         """Run the command line and return its JSON; its exit code must be the expected one."""
+        if fail_point:
+            code, answer, err = self._apart(arguments, fail_point)
+        else:
+            code, answer, err = run_penstock(self.folder, *arguments, *self._where)
+        assert code == expect, f"{arguments}: {code}\n{err[-2000:]}"
+        assert "Traceback" not in err
+        return {**answer, "stderr": err}
+
+    @property
+    def _where(self) -> tuple[str, ...]:
+        return ("--bootstrap-servers", self.bootstrap, "--registry-url", self.registry_url)
+
+    def _apart(self, arguments: tuple[object, ...], fail_point: str) -> Outcome:
+        """Run the command line in a process that can be killed."""
         done = subprocess.run(
-            self.command(*arguments),
+            [
+                sys.executable,
+                "-m",
+                "penstock_cli",
+                "-o",
+                "json",
+                *map(str, arguments),
+                *self._where,
+            ],
             cwd=self.folder,
             env={**os.environ, "PENSTOCK_FAIL_POINT": fail_point, "PENSTOCK_ACTOR": "ann"},
             capture_output=True,
@@ -158,15 +187,7 @@ class ReplayWorld:
             timeout=100,
             check=False,
         )
-        assert done.returncode == expect, f"{arguments}: {done.returncode}\n{done.stderr[-2000:]}"
-        assert "Traceback" not in done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {}
-        return {**answer, "stderr": done.stderr}
-
-    def command(self, *arguments: object) -> list[str]:
-        """Return a command line of this world."""
-        where = ["--bootstrap-servers", self.bootstrap, "--registry-url", self.registry_url]
-        return [sys.executable, "-m", "penstock_cli", "-o", "json", *map(str, arguments), *where]
+        return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
     def audited(self, subject: str) -> list[AuditEvent]:
         """Return the audit events about a subject."""
@@ -202,3 +223,17 @@ def copies(world: ReplayWorld, topic: str, originals: list[Message]) -> list[Mes
 def attempts_of(message: Message) -> int:
     """Return how often a replayed event has failed before."""
     return int(dict(message.headers() or []).get("dlq.attempt", b"0"))
+
+
+def run_penstock(folder: Path, *arguments: object) -> Outcome:
+    """Run the command line in this process, since a start of its own takes a second."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        chdir(folder),
+        patch.dict(os.environ, {"PENSTOCK_ACTOR": "ann"}),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main(["-o", "json", *map(str, arguments)])
+    return ended.value.code or 0, json.loads(out.getvalue() or "{}"), err.getvalue()
