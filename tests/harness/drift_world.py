@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import fastavro
+import yaml
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness.drift_stream import Stream, interactions, predictions
@@ -184,13 +185,14 @@ class DriftWorld:
 
 @contextmanager
 def drift_world(
-    bootstrap: str, registry_url: str, mlflow_url: str, folder: Path, settings: str
+    bootstrap: str, registry_url: str, mlflow_url: str, folder: Path, sections: dict[str, Any]
 ) -> Iterator[DriftWorld]:
-    """Make a world; ``settings`` is added to its pipeline.yaml."""
+    """Make a world; ``sections`` take the place of those in its pipeline.yaml."""
     name = f"drift-{uuid.uuid4().hex[:8]}"
     shutil.copytree(FRAUD, folder / name)
-    text = (FRAUD / "pipeline.yaml").read_text().replace("pipeline: fraud", f"pipeline: {name}")
-    (folder / name / "pipeline.yaml").write_text(f"{text}\n{settings}\n")
+    shipped = yaml.safe_load((FRAUD / "pipeline.yaml").read_text())
+    text = yaml.safe_dump({**shipped, **sections, "pipeline": name})
+    (folder / name / "pipeline.yaml").write_text(text)
     loaded = load_pipeline(folder / name)
     admin = AdminClient({"bootstrap.servers": bootstrap})
     topics = loaded.config.topic_names.all(loaded.config.partitions)

@@ -57,7 +57,7 @@ def test_a_change_is_suspected_then_confirmed_at_known_rows() -> None:
     assert abs(detected.since - 20_000) < 500
     assert detected.rows >= SETTINGS.evidence_labels
     assert detected.ratio > SETTINGS.degradation * detected.baseline
-    assert suspected.baseline == pytest.approx(1.0, abs=0.15)
+    assert suspected.baseline == pytest.approx(0.7, abs=0.1)
     assert 0 <= detected.since - detected.first_offset < BLOCK_ROWS
 
 
