@@ -1,0 +1,60 @@
+"""Figures per version."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from penstock_drift.join import Pairs
+from penstock_drift.metrics import DriftFamilies, DriftMetrics
+from penstock_drift.quality import ROWS, VERSIONS, Quality, auc
+from prometheus_client import CollectorRegistry
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.booleans()), min_size=1))
+def test_auc_is_the_share_of_pairs_in_order(rows: list[tuple[float, bool]]) -> None:
+    scores, labels = np.array(rows, np.float64).T
+    pairs = [
+        1.0 if one > other else 0.5 if one == other else 0.0
+        for one in scores[labels > 0]
+        for other in scores[labels == 0]
+    ]
+    expected = np.mean(pairs) if pairs else np.nan
+    assert auc(scores, labels) == pytest.approx(expected, nan_ok=True)
+
+
+def pairs_of(scores: np.ndarray, labels: np.ndarray, version: str) -> Pairs:
+    n = np.arange(len(scores))
+    return Pairs(n, n, n, scores, labels, n * 0, [("m", version, "champion")])
+
+
+def test_newest_labels_count() -> None:
+    registry = CollectorRegistry()
+    quality = Quality(DriftMetrics(DriftFamilies(registry), "p"))
+    rng = np.random.default_rng(1)
+    labels = (rng.random(ROWS + 5_000) < 0.3).astype(np.float64)
+    scores = np.concatenate([1.0 - labels[:5_000], labels[5_000:]])
+    for start in range(0, len(labels), 3_000):
+        some = slice(start, start + 3_000)
+        quality.add(pairs_of(scores[some], labels[some], "1"), np.zeros(len(labels[some])))
+    quality.export()
+    names = {"pipeline": "p", "model": "m", "version": "1"}
+    assert registry.get_sample_value("penstock_drift_auc", names) == 1.0
+    assert registry.get_sample_value("penstock_drift_auc_rows", names) == ROWS
+
+
+def test_versions_are_bounded_and_gone_ones_are_not_shown() -> None:
+    registry = CollectorRegistry()
+    quality = Quality(DriftMetrics(DriftFamilies(registry), "p"))
+    one = np.ones(1)
+    for version in range(VERSIONS + 3):
+        quality.add(pairs_of(one, one, str(version)), one)
+        quality.export()
+    shown = [
+        sample.labels["version"]
+        for family in registry.collect()
+        if family.name == "penstock_drift_auc_rows"
+        for sample in family.samples
+    ]
+    assert shown == [str(version) for version in range(3, VERSIONS + 3)]
