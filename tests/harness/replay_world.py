@@ -170,7 +170,13 @@ class ReplayWorld:
 
     def _apart(self, arguments: tuple[object, ...], fail_point: str) -> Outcome:
         """Run the command line in a process that can be killed."""
-        done = subprocess.run(
+        process = self.start(*arguments, fail_point=fail_point)
+        out, err = process.communicate(timeout=100)
+        return process.returncode, json.loads(out or "{}"), err
+
+    def start(self, *arguments: object, fail_point: str = "") -> subprocess.Popen[str]:
+        """Start the command line as a process of its own."""
+        return subprocess.Popen(
             [
                 sys.executable,
                 "-m",
@@ -182,12 +188,10 @@ class ReplayWorld:
             ],
             cwd=self.folder,
             env={**os.environ, "PENSTOCK_FAIL_POINT": fail_point, "PENSTOCK_ACTOR": "ann"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=100,
-            check=False,
         )
-        return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
     def audited(self, subject: str) -> list[AuditEvent]:
         """Return the audit events about a subject."""

@@ -16,6 +16,7 @@ from harness.replay_world import (
     copies,
     origin,
 )
+from harness.waiting import eventually
 from penstock_schemas.errors import ModelRejected
 
 pytestmark = pytest.mark.integration
@@ -128,5 +129,19 @@ class TestDeadLetters:
         command = ("dlq", "replay", world.name, "--rate", "12", "--yes")
         world.penstock(*command, expect=SIGKILLED, fail_point=point)
         world.penstock("dlq", "replay", world.name, "--yes")
+        found = copies(world, world.topics.events, events)
+        assert Counter(map(content, found)) == Counter(as_replayed(m, 1) for m in events)
+
+    def test_of_two_engineers_the_second_goes_on_and_nothing_is_sent_twice(self, world) -> None:
+        events = world.send(60)
+        world.fail(events)
+        slow = world.start("dlq", "replay", world.name, "--rate", "5", "--yes")
+        eventually(lambda: len(world.read(world.topics.events)) > 65, 60, "the first is at it")
+        second = world.penstock("dlq", "replay", world.name, "--yes")["counts"]
+        assert 0 < second["replayed"] < 60
+        assert sum(second.values()) == 60
+        _, err = slow.communicate(timeout=30)
+        assert slow.returncode == 1
+        assert "another run has taken over" in err
         found = copies(world, world.topics.events, events)
         assert Counter(map(content, found)) == Counter(as_replayed(m, 1) for m in events)

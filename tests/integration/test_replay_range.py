@@ -77,7 +77,7 @@ class TestInPlace:
         assert "--to-topic" in refused["stderr"]
         target = ("--to-topic", world.topics.features)
         refused = world.penstock("replay", world.topics.events, *ends, *target, expect=4)
-        assert "services write it" in refused["stderr"]
+        assert "is a topic of a pipeline" in refused["stderr"]
         assert len(world.read(world.topics.features)) == 3
 
     def test_what_retention_has_passed_is_refused(self, world) -> None:

@@ -9,7 +9,7 @@ from penstock_schemas import headers as names
 from penstock_streaming.dead_letter import UNREADABLE_HEADERS, Header
 
 from penstock_replay.bounds import Bound, Edge, TimeBound
-from penstock_replay.headers import Record, attempts_in, headers_of, place_of, text_of
+from penstock_replay.headers import Record, attempts_in, headers_of, place_of
 from penstock_replay.places import Place
 
 UNKNOWN_CLASS = "unknown"
@@ -48,18 +48,22 @@ class Letter:
     def read(cls, record: Record) -> Letter:
         """Build it from a record; a header that is missing or odd leaves its field empty."""
         headers = headers_of(record) or []
-        exception = text_of(headers, names.ERROR_EXCEPTION)
-        message = text_of(headers, names.ERROR_MESSAGE)
+        last = dict(headers)
+
+        def text(name: str) -> str:
+            return (last.get(name) or b"").decode(errors="replace")
+
+        exception, message = text(names.ERROR_EXCEPTION), text(names.ERROR_MESSAGE)
         return cls(
             place=place_of(record),
-            source=text_of(headers, names.ERROR_TOPIC),
-            origin=_place(text_of(headers, names.DLQ_ORIGIN)),
-            dead_letter_class=text_of(headers, names.DLQ_CLASS) or UNKNOWN_CLASS,
-            service=text_of(headers, names.DLQ_SERVICE),
-            stage=text_of(headers, names.DLQ_STAGE),
+            source=text(names.ERROR_TOPIC),
+            origin=_place(text(names.DLQ_ORIGIN)),
+            dead_letter_class=text(names.DLQ_CLASS) or UNKNOWN_CLASS,
+            service=text(names.DLQ_SERVICE),
+            stage=text(names.DLQ_STAGE),
             cause=f"{exception}: {message}" if exception else message,
             attempts=attempts_in(headers),
-            failed_at_ms=_time_ms(text_of(headers, names.DLQ_FIRST_FAILED_AT)),
+            failed_at_ms=_time_ms(text(names.DLQ_FIRST_FAILED_AT)),
             headers=headers,
         )
 

@@ -70,7 +70,7 @@ def check_target(request: RangeRequest, rules: Rules) -> None:
             )
         return
     if target in rules.owned or target == AUDIT_TOPIC or target.startswith("__"):
-        raise Refused(f"--to-topic {target}: services write it; give a topic of your own")
+        raise Refused(f"--to-topic {target} is a topic of a pipeline: give one of your own")
 
 
 def fix_selection(request: RangeRequest, broker: BrokerFacts) -> Selection:
