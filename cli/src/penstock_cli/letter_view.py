@@ -44,7 +44,7 @@ def letter_view(found: Found, registry: RegistryClient, *, payload: bool) -> dic
         "timestamp": moment(message.timestamp()[1]),
         "done": found.is_done,
         "key": _text(message.key()) if payload else masked(message.key()),
-        "headers": {n: _text(v) if payload else masked(v) for n, v in original},
+        "headers": [{"name": n, "value": _text(v) if payload else masked(v)} for n, v in original],
         "format": form,
         "value": _plain(value) if payload else masked(value),
     }
@@ -64,8 +64,8 @@ def decoded(value: bytes | None, registry: RegistryClient) -> tuple[Any, str]:
     except (RecordError, RetryableError):
         pass
     try:
-        return json.loads(value), "json"
-    except ValueError:
+        return _plain(json.loads(value)), "json"
+    except (ValueError, RecursionError):
         return value, "bytes"
 
 
@@ -104,8 +104,8 @@ def print_letter(view: dict[str, Any]) -> None:
     console.result(f"  {'first failed at':<16}{view['first_failed_at'] or '-'}")
     console.result(f"  {'timestamp':<16}{view['timestamp']}")
     console.result(f"  {'key':<16}{_line(view['key'])}")
-    for name, value in view["headers"].items():
-        console.result(f"  {'header':<16}{name}: {_line(value)}")
+    for header in view["headers"]:
+        console.result(f"  {'header':<16}{header['name']}: {_line(header['value'])}")
     console.result(f"  {'value':<16}{view['format']} {_line(view['value'])}")
     console.result("")
 

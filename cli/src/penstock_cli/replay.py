@@ -135,7 +135,9 @@ def _show_result(context: typer.Context, plan: RangePlan, counts: Counter[str]) 
     if global_options(context).output is OutputFormat.json:
         console.result_json({**_facts(plan), "dry_run": False, "counts": dict(counts)})
     else:
-        console.result(f"{plan.target}: {words(counts)}")
+        passed_over = {name: n for name, n in counts.items() if name != "selected"}
+        told = {"copied": counts["selected"], **passed_over}
+        console.result(f"{plan.target}: {words(told)}")
     if counts["unreadable_headers"]:
         console.note("records whose header names are not UTF-8 cannot be copied truly: left out")
         raise typer.Exit(ExitCode.REFUSED)
