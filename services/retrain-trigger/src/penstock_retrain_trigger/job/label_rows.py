@@ -101,7 +101,7 @@ class LabelRows:
         found: dict[str, dict[str, dict[str, int]]] = {}
         dropped = self._kept[0].first | self._kept[1].first
         for (topic, partition), after in sorted(self._log.positions.items()):
-            first = dropped.get((topic, partition), self._starts[topic, partition])
+            first = dropped.get((topic, partition), self._starts.get((topic, partition), 0))
             found.setdefault(topic, {})[str(partition)] = {"first": first, "last": after - 1}
         return found
 

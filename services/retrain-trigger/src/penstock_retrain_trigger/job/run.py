@@ -116,7 +116,13 @@ def _champion(work: Workplace) -> RegisteredModel:
     state = work.routed()
     if state is None or state.champion is None:
         raise ConfigError(f"pipeline {work.config.pipeline!r} has no champion to compare with")
-    return work.tracker.version(state.champion.version)
+    model = work.tracker.version(state.champion.version)
+    if model.digest != state.champion.digest:
+        raise ConfigError(
+            f"MLflow {model.name}/{model.version}: digest is {model.digest}, "
+            f"but {state.champion.digest} is routed: there is nothing to compare with"
+        )
+    return model
 
 
 def _judge(work: Workplace, rollout: Rollout, run_id: str, metrics: dict[str, float]) -> Verdict:

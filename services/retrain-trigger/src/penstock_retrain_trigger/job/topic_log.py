@@ -122,12 +122,21 @@ class TopicLog:
             If records that were asked for are gone.
         """
         deadline = Deadline(timeout_s)
+        self._add(ends)
         while any(self._next[position] < end for position, end in ends.items()):
             if deadline.expired:
                 raise BrokerUnavailable(f"the ends were not reached in {timeout_s:.0f} s")
             with _translated("reading"):
                 messages = self._consumer.consume(_BATCH_ROWS, _POLL_S)
             yield from self._chunks(messages)
+
+    def _add(self, ends: Offsets) -> None:
+        """Read partitions that were added since the start, too, from their beginning."""
+        added = [position for position in ends if position not in self._next]
+        if added:
+            with _translated("assigning partitions"):
+                self._consumer.incremental_assign([TopicPartition(t, p, 0) for t, p in added])
+            self._next.update(dict.fromkeys(added, 0))
 
     def _chunks(self, messages: list[Message]) -> Iterator[Chunk]:
         grouped: dict[Position, list[Message]] = {}
