@@ -8,6 +8,7 @@ too, and every record that the columnar decoder refuses.
 from __future__ import annotations
 
 import itertools
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ Fact = tuple[Any, ...]
 """origin partition, origin offset, event id, features, and for a prediction `OF_PREDICTION`."""
 WIDTH: Final = 4 + len(OF_PREDICTION)
 NO_FACT: Final[Fact] = (None,) * WIDTH
+ANYTHING: Final = object()
+"""Stands for a digest that is not compared: Python's floats do not keep the bits of every NaN."""
 _FLOAT_BYTES: Final = 4
 
 
@@ -138,31 +141,36 @@ class FactReader:
         sample = [int(rows[len(rows) // 2])] if len(rows) else []
         for row in [*sample, *dict(facts.unreadable)]:
             fact = tuple(column[row] for column in facts.columns)
-            if self._judged(batch, row) != fact:
+            other = self._judged(batch, row)
+            if any(a != b and b is not ANYTHING for a, b in zip(fact, other, strict=True)):
                 self._forget(row, "two decoders of Avro do not agree on it", facts)
         facts.unreadable = sorted(dict(facts.unreadable).items())
 
     def _judged(self, batch: RecordColumns, row: int) -> Fact:
         try:
             return self._fact(self._rows.value(batch.row(row)))
-        except (Unreadable, KeyError):
+        except (Unreadable, KeyError, TypeError):
             return NO_FACT
 
     def _fact(self, value: dict[str, Any]) -> Fact:
         origin = value.get("origin")
         if origin is None or origin["topic"] != self._events:
             return NO_FACT
-        features = value["features"]
-        packed = struct.pack(f"<{len(features)}f", *features)
         more = [value[name] for name in OF_PREDICTION] if self._is_prediction else [None] * 6
         more = [_ms(item) if isinstance(item, datetime) else item for item in more]
         return (
             origin["partition"],
             origin["offset"],
             hash(value["event_id"]),
-            hash(packed),
+            _digest_of(value["features"]),
             *more,
         )
+
+
+def _digest_of(features: list[float]) -> object:
+    if any(map(math.isnan, features)):
+        return ANYTHING
+    return hash(struct.pack(f"<{len(features)}f", *features))
 
 
 def _ms(moment: datetime) -> int:
