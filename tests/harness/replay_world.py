@@ -126,33 +126,7 @@ class ReplayWorld:
 
     def read(self, topic: str, isolation: str = "read_committed") -> list[Message]:
         """Return the records of a topic, by partition and offset, up to its end."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        partitions = list(admin.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions)
-        config: dict[str, Any] = {
-            "bootstrap.servers": self.bootstrap,
-            "group.id": f"read-{uuid.uuid4().hex}",
-            "isolation.level": isolation,
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "fetch.queue.backoff.ms": 10,
-            "fetch.wait.max.ms": 50,
-        }
-        found: list[Message] = []
-        at_end: set[int] = set()
-        with Consumer(config) as consumer:
-            consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
-
-            def is_read() -> bool:
-                for message in consumer.consume(1000, 0.1):
-                    error = message.error()
-                    if error is None:
-                        found.append(message)
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        at_end.add(message.partition() or 0)
-                return len(at_end) == len(partitions)
-
-            eventually(is_read, TIMEOUT_S, f"{topic} is read", every_s=0.0)
-        return sorted(found, key=lambda m: (m.partition() or 0, m.offset() or 0))
+        return read_topic(self.bootstrap, topic, isolation)
 
     def penstock(self, *arguments: object, expect: int = 0, fail_point: str = "") -> dict[str, Any]:
         """Run the command line and return its JSON; its exit code must be the expected one."""
@@ -227,6 +201,37 @@ def copies(world: ReplayWorld, topic: str, originals: list[Message]) -> list[Mes
 def attempts_of(message: Message) -> int:
     """Return how often a replayed event has failed before."""
     return int(dict(message.headers() or []).get("dlq.attempt", b"0"))
+
+
+def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[Message]:
+    """Return the records of a topic, by partition and offset, up to its end."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    partitions = list(admin.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions)
+    config: dict[str, Any] = {
+        "bootstrap.servers": bootstrap,
+        "group.id": f"read-{uuid.uuid4().hex}",
+        "isolation.level": isolation,
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "fetch.queue.backoff.ms": 10,
+        "fetch.wait.max.ms": 50,
+    }
+    found: list[Message] = []
+    at_end: set[int] = set()
+    with Consumer(config) as consumer:
+        consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
+
+        def is_read() -> bool:
+            for message in consumer.consume(1000, 0.1):
+                error = message.error()
+                if error is None:
+                    found.append(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    at_end.add(message.partition() or 0)
+            return len(at_end) == len(partitions)
+
+        eventually(is_read, TIMEOUT_S, f"{topic} is read", every_s=0.0)
+    return sorted(found, key=lambda m: (m.partition() or 0, m.offset() or 0))
 
 
 def run_penstock(folder: Path, *arguments: object) -> Outcome:
