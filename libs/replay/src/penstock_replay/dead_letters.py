@@ -11,7 +11,7 @@ from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.settings import KafkaSettings
 
 from penstock_replay.audit_log import done_in
-from penstock_replay.bounds import Bound, OffsetBound
+from penstock_replay.bounds import Bound, Edge, TimeBound
 from penstock_replay.letters import Letter, LetterFilter
 from penstock_replay.log_reader import LogReader
 from penstock_replay.places import OffsetSet
@@ -118,9 +118,9 @@ def done_by(events: Iterable[AuditEvent]) -> dict[str, OffsetSet]:
 def _spans(wanted: LetterFilter, facts: TopicFacts) -> dict[int, Span]:
     spans = {}
     for partition, oldest in facts.oldest.items():
-        end = facts.ends[partition]
-        first = max(oldest, _offset(wanted.since, partition, oldest, end))
-        last = min(end, _offset(wanted.until, partition, end, oldest))
+        log = Span(oldest, facts.ends[partition])
+        first = max(log.first, _offset(wanted.since, partition, log, is_end=False))
+        last = min(log.end, _offset(wanted.until, partition, log, is_end=True))
         if wanted.places:
             offsets = [
                 p.offset
@@ -133,9 +133,13 @@ def _spans(wanted: LetterFilter, facts: TopicFacts) -> dict[int, Span]:
     return spans
 
 
-def _offset(bound: Bound, partition: int, open_end: int, nothing: int) -> int:
+def _offset(bound: Bound, partition: int, log: Span, *, is_end: bool) -> int:
     """Return where a bound lies in a partition; a time bounds no offsets."""
-    if not isinstance(bound, OffsetBound):
-        return open_end
+    if isinstance(bound, Edge):
+        return log.first if bound is Edge.START else log.end
+    if isinstance(bound, TimeBound):
+        return log.end if is_end else log.first
     offset = bound.of(partition)
-    return nothing if offset is None else offset
+    if offset is None:  # a partition that is not named: nothing of it is meant
+        return log.first if is_end else log.end
+    return offset

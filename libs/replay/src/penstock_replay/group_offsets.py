@@ -175,8 +175,7 @@ class GroupOffsets:
             case TimeBound(at_ms):
                 return self._broker.first_at(facts, at_ms)
             case OffsetBound():
-                named = {p: to.of(p) for p in facts.ends}
-                return {p: offset for p, offset in named.items() if offset is not None}
+                return facts.named(to)
 
     def _checked(self, wanted: Offsets, committed: Mapping[tuple[str, int], int]) -> list[Move]:
         moves = []

@@ -104,7 +104,7 @@ def _first_offsets(bound: Bound, facts: TopicFacts, broker: BrokerFacts) -> Mapp
         case TimeBound(at_ms):
             return broker.first_at(facts, at_ms)
         case OffsetBound():
-            return _named(bound, facts)
+            return facts.named(bound)
 
 
 def _end_offsets(bound: Bound, facts: TopicFacts) -> Mapping[int, int]:
@@ -112,15 +112,10 @@ def _end_offsets(bound: Bound, facts: TopicFacts) -> Mapping[int, int]:
         case Edge.START:
             return facts.oldest
         case OffsetBound():
-            return _named(bound, facts)
+            return facts.named(bound)
         case _:
             # A later record may have an earlier timestamp: a time bounds no offsets from above.
             return facts.ends
-
-
-def _named(bound: OffsetBound, facts: TopicFacts) -> dict[int, int]:
-    offsets = {p: bound.of(p) for p in facts.ends}
-    return {p: offset for p, offset in offsets.items() if offset is not None}
 
 
 def _check_retention(since: Bound, spans: Mapping[int, Span], facts: TopicFacts) -> None:

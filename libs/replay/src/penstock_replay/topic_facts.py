@@ -25,6 +25,8 @@ from penstock_streaming.errors import error_of, translated
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.topic_admin import admin_client
 
+from penstock_replay.bounds import OffsetBound
+
 _END_OF_LOG = -1
 
 
@@ -44,6 +46,23 @@ class TopicFacts:
     topic_id: str
     oldest: Mapping[int, int]
     ends: Mapping[int, int]
+
+    def named(self, bound: OffsetBound) -> dict[int, int]:
+        """Return the offsets of a bound in the partitions that it is about.
+
+        Raises
+        ------
+        ConfigError
+            If it names a partition that is not there.
+        """
+        unknown = sorted(set(bound.by_partition or ()) - set(self.ends))
+        if unknown:
+            raise ConfigError(
+                f"@{unknown[0]}:…: {self.name} has no partition {unknown[0]}, it has "
+                f"{len(self.ends)} from 0 on"
+            )
+        offsets = {p: bound.of(p) for p in self.ends}
+        return {p: offset for p, offset in offsets.items() if offset is not None}
 
 
 class BrokerFacts:
