@@ -138,7 +138,7 @@ def predictions(stream: Stream, start: int, end: int) -> Iterator[dict[str, Any]
 
 def interactions(stream: Stream, start: int, end: int) -> Iterator[dict[str, Any]]:
     """Yield labels that become known while these events happen, in that order."""
-    first = stream.times[start] if start else 0
+    first = stream.times[start - 1] if start else 0
     last = stream.times[end - 1] if end < len(stream) else np.iinfo(np.int64).max
     chosen = np.flatnonzero((stream.known > first) & (stream.known <= last))
     for row in chosen[np.argsort(stream.known[chosen], kind="stable")].tolist():

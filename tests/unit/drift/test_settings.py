@@ -27,3 +27,9 @@ def test_check_config_masks_secrets(
     shown = capsys.readouterr().out
     assert '"mlflow_url"' in shown
     assert "hidden-one" not in shown
+
+
+def test_one_setting_of_the_loop_leaves_our_other_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENSTOCK_DRIFT_LOOP__MAX_TRANSACTION_ROWS", "77")
+    loop = load_settings().loop
+    assert (loop.max_transaction_rows, loop.commit_interval_s) == (77, 0.5)

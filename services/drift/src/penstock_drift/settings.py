@@ -29,6 +29,7 @@ class DriftSettings(BaseSettings):
         env_nested_delimiter="__",
         frozen=True,
         extra="forbid",
+        nested_model_default_partial_update=True,  # the loop's defaults here are not the library's
         use_attribute_docstrings=True,
     )
 

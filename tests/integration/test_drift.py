@@ -1,0 +1,198 @@
+"""The drift service as a process, on a real broker, registry and tracking server.
+
+What it must find is computed apart from it: the pure core over the observations in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from confluent_kafka import Producer
+from harness.drift_stream import (
+    Stream,
+    delete_model,
+    log_model,
+    make_stream,
+    make_training_reference,
+)
+from harness.drift_world import WAIT_S, DriftWorld, drift_world
+from harness.waiting import eventually
+from penstock_drift.monitor import DriftMonitor
+from penstock_drift.observations import Observations, observations_of
+from penstock_drift.quality import auc
+from penstock_monitoring.reference import Reference
+from penstock_schemas.codec import ColumnarDecoder
+from penstock_schemas.records import DriftEvent, RetrainEvent
+from penstock_schemas.schema_files import schema_text
+
+ROWS = 12_000
+CHANGE = 6_000
+STEP = 1_000
+SECTIONS = {
+    "monitor": {"window_rows": 1000, "evidence_labels": 500},
+    "batching": {"max_batch_rows": 500},
+}
+SMALL = {
+    "PENSTOCK_DRIFT_LOOP__COMMIT_INTERVAL_S": "0.1",
+    "PENSTOCK_DRIFT_LOOP__MAX_TRANSACTION_ROWS": "1000",
+    "PENSTOCK_DRIFT_SNAPSHOT_EVERY_S": "0.5",
+}
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(request: pytest.FixtureRequest) -> str:
+    """Return the tracking server's URL: PENSTOCK_TEST_MLFLOW, else the stack's."""
+    named = os.environ.get("PENSTOCK_TEST_MLFLOW")
+    return named or str(request.getfixturevalue("stack").mlflow_url)
+
+
+@pytest.fixture
+def world(
+    kafka_bootstrap: str, registry_url: str, mlflow_url: str, tmp_path: Path
+) -> Iterator[DriftWorld]:
+    with drift_world(kafka_bootstrap, registry_url, mlflow_url, tmp_path, SECTIONS) as made:
+        yield made
+
+
+def log_in_topic(world: DriftWorld) -> Observations:
+    """Return all committed observations, by offset; none may be there twice."""
+    messages = world.read(world.topics.observations, 2 * ROWS)
+    text = schema_text("observation.avsc")
+    decoded = ColumnarDecoder(text, lambda _: text).decode([m.value() for m in messages])
+    assert not decoded.errors
+    offsets = np.array([m.offset() for m in messages], np.int64)
+    found = observations_of(decoded.columns, offsets)
+    assert [m.key().decode() for m in messages] == found.ids
+    is_label = np.isnan(found.scores).tolist()
+    counts = Counter(zip(found.ids, is_label, strict=True))
+    assert set(counts.values()) == {1}, "an observation came twice"
+    assert len(counts) == 2 * ROWS, "an observation is lost"
+    return found
+
+
+def expected(
+    world: DriftWorld, log: Observations, reference: Reference | None = None
+) -> tuple[list[DriftEvent], list[RetrainEvent]]:
+    outcome = DriftMonitor(world.loaded.config, lambda name, version: reference).process(log)
+    assert outcome.requests, "the stream shows no drift"
+    return outcome.events, outcome.requests
+
+
+def assert_as_expected(world: DriftWorld, reference: Reference | None = None) -> None:
+    """Compare what was written with what the log leads to, once all of it was seen."""
+    events, requests = expected(world, log_in_topic(world), reference)
+    group_lag = eventually(lambda: world.metric("penstock_drift_waiting", kind="predictions"), 30)
+    assert group_lag is not None
+    assert world.events(len(events)) == events
+    assert world.requests(len(requests)) == requests
+    assert len(requests) == 1
+
+
+def publish_in_steps(world: DriftWorld, stream: Stream, start: int = 0, end: int = ROWS) -> None:
+    for row in range(start, end, STEP):
+        world.publish(stream, row, row + STEP)
+
+
+def test_drift_is_found_asked_for_once_and_reported(world: DriftWorld, tmp_path: Path) -> None:
+    names = world.loaded.config.feature_names
+    name = world.loaded.config.pipeline
+    log_model(world.mlflow_url, name, names, tmp_path)
+    try:
+        world.start(**SMALL)
+        stream = make_stream(3, ROWS, concept_at=CHANGE, model=name)
+        publish_in_steps(world, stream)
+        reference = make_training_reference(names)
+        assert_as_expected(world, reference)
+        detected = next(e for e in world.events(2) if e.severity == "detected")
+        assert detected.kind == "concept"
+        assert detected.reference_id == reference.reference_id
+        since = world.requests()[0].data_since
+        assert since is not None
+        assert abs(since - int(stream.times[CHANGE])) < 500 * 6_000
+        report = eventually(lambda: report_of(world, detected), WAIT_S)
+        assert report["rows"] == detected.window.rows
+        assert "error" in report["drifted"]
+        assert report["event_ids"] == [detected.event_id]
+        assert (world.reports / f"{detected.episode_id}.html").stat().st_size > 100_000
+        last = slice(-ROWS, None)
+        truth = auc(stream.scores[last], stream.labels[last])
+        shown = eventually(lambda: world.metric("penstock_drift_auc", version="1"), 10)
+        assert shown == pytest.approx(truth, abs=0.005)
+        assert world.stop() == 0
+        # A report that is gone is made again.
+        (world.reports / f"{detected.episode_id}.json").unlink()
+        world.start(**SMALL)
+        assert eventually(lambda: report_of(world, detected), WAIT_S) == report
+    finally:
+        delete_model(world.mlflow_url, name)
+
+
+def report_of(world: DriftWorld, event: DriftEvent) -> dict[str, Any]:
+    file = world.reports / f"{event.episode_id}.json"
+    return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+@pytest.mark.parametrize("place", ["mid_produce:4", "before_offsets:5", "during_commit:6"])
+def test_killed_at_a_bad_moment_the_same_is_found(world: DriftWorld, place: str) -> None:
+    stream = make_stream(4, ROWS, concept_at=CHANGE)
+    publish_in_steps(world, stream, 0, CHANGE)
+    world.start(PENSTOCK_FAIL_POINT=place, **SMALL)
+    assert world.process is not None
+    assert world.process.wait(WAIT_S) == -signal.SIGKILL
+    world.start(**SMALL)
+    publish_in_steps(world, stream, CHANGE)
+    assert_as_expected(world)
+
+
+def test_killed_at_random_the_same_is_found(world: DriftWorld, seed: int) -> None:
+    rng = random.Random(seed)
+    stream = make_stream(5, ROWS, concept_at=CHANGE)
+    published = threading.Thread(target=publish_in_steps, args=(world, stream))
+    published.start()
+    for _ in range(4):
+        world.start(**SMALL)
+        eventually(lambda: world.metric("penstock_drift_observations_total"), 60)
+        assert world.process is not None
+        threading.Event().wait(rng.uniform(0.0, 1.5))
+        world.process.kill()
+        world.process.wait(10)
+    published.join()
+    world.start(**SMALL)
+    assert_as_expected(world)
+    assert world.stop() == 0
+
+
+def test_bad_interactions_are_dead_letters_and_their_neighbours_go_on(world: DriftWorld) -> None:
+    stream = make_stream(6, ROWS, concept_at=CHANGE)
+    world.start(**SMALL)
+    publish_in_steps(world, stream, 0, CHANGE)
+    encode = world.encoders[world.topics.interactions]
+    good = {"event_id": "e1", "kind": None, "value": None, "occurred_at": 10**12}
+    bad = [
+        b"\x00\x00",
+        b"{}",
+        encode({**good, "label": float("nan")}),
+        encode({**good, "event_id": "", "label": 1.0}),
+    ]
+    producer = Producer({"bootstrap.servers": world.bootstrap})
+    for value in (*bad, encode({**good, "label": None, "kind": "dispute"})):
+        producer.produce(world.topics.interactions, value, b"k", partition=0)
+    assert producer.flush(30) == 0
+    publish_in_steps(world, stream, CHANGE)
+    assert_as_expected(world)
+    dead = world.read(world.topics.dead_letter(world.topics.interactions), len(bad))
+    assert sorted(m.value() for m in dead) == sorted(bad)
+    classes = Counter(dict(m.headers())["dlq.class"] for m in dead)
+    assert classes == {b"decode": 2, b"rule": 2}
+    assert {dict(m.headers())["dlq.service"] for m in dead} == {b"drift"}
