@@ -32,7 +32,7 @@ types: ## Check types
 test: test-unit test-integration test-demo ## Run the whole suite that CI runs
 
 test-unit: ## Run the tests that need nothing but Python
-	$(BIN)/pytest tests/unit tests/contract tests/ledger
+	$(BIN)/pytest -n 2 tests/unit tests/contract tests/ledger
 
 test-integration: ## Run the tests against the real stack
 	$(BIN)/pytest tests/integration tests/e2e
