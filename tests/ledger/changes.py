@@ -159,10 +159,17 @@ def late_attempt(log: SyntheticLog, rng: random.Random) -> None:
 
 def zombie(log: SyntheticLog, rng: random.Random) -> None:
     """Let a replaced attempt write once more what its successor has written."""
-    records = log.of("predictions", rng.randrange(3))
-    attempts = [unframe("predictions", r.value)["attempt"] for r in records]
-    done = rng.choice([i for i, attempt in enumerate(attempts) if attempt != attempts[0]])
-    value = unframe("predictions", records[done].value) | {"attempt": attempts[0]}
+    partitions = [log.of("predictions", partition) for partition in range(3)]
+    found = [
+        (records, index, attempt)
+        for records in partitions
+        for attempts in [[unframe("predictions", r.value)["attempt"] for r in records]]
+        for index, successor in enumerate(attempts)
+        for attempt in attempts[:index]
+        if attempt not in (successor, attempts[-1])
+    ]
+    records, done, old = rng.choice(found)
+    value = unframe("predictions", records[done].value) | {"attempt": old}
     offset = log.next_offset("predictions", records[done].partition) + 1
     log.end["predictions", records[done].partition] = offset + 1
     late = replace(records[done], offset=offset, value=frame("predictions", value))
