@@ -8,7 +8,7 @@ UV := .tools/uv
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help install fmt lint types test test-unit test-integration test-demo bench demo up down gen check clean
+.PHONY: help install fmt lint types test test-unit test-integration test-demo bench bench-loop demo up down gen check clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ test-demo: ## Run the demo, and check outside of it what it says
 
 bench: ## Run the benchmark (see benchmarks/README.md)
 	$(BIN)/python benchmarks/bench_inference.py
+
+bench-loop: ## Run the demo on five seeds with its controls (about 40 minutes)
+	$(BIN)/python benchmarks/bench_loop.py
 
 demo: install ## Install, then show the loop close once: drift found, retrained, canaried, promoted
 	$(BIN)/penstock demo
