@@ -143,7 +143,7 @@ def report_of(world: DriftWorld, event: DriftEvent) -> dict[str, Any]:
     return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
-@pytest.mark.parametrize("place", ["mid_produce:4", "before_offsets:5", "during_commit:6"])
+@pytest.mark.parametrize("place", ["mid_produce:4", "during_commit:6"])
 def test_killed_at_a_bad_moment_the_same_is_found(world: DriftWorld, place: str) -> None:
     stream = make_stream(4, ROWS, concept_at=CHANGE)
     publish_in_steps(world, stream, 0, CHANGE)
@@ -158,17 +158,16 @@ def test_killed_at_a_bad_moment_the_same_is_found(world: DriftWorld, place: str)
 def test_killed_at_random_the_same_is_found(world: DriftWorld, seed: int) -> None:
     rng = random.Random(seed)
     stream = make_stream(5, ROWS, concept_at=CHANGE)
-    published = threading.Thread(target=publish_in_steps, args=(world, stream))
-    published.start()
-    for _ in range(4):
+    for start in range(0, ROWS, 4 * STEP):
+        publish_in_steps(world, stream, start, start + 4 * STEP)
         world.start(**SMALL)
+        if start + 4 * STEP == ROWS:
+            break
         eventually(lambda: world.metric("penstock_drift_observations_total"), 60)
         assert world.process is not None
         threading.Event().wait(rng.uniform(0.0, 1.5))
         world.process.kill()
         world.process.wait(10)
-    published.join()
-    world.start(**SMALL)
     assert_as_expected(world)
     assert world.stop() == 0
 
