@@ -17,6 +17,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -24,8 +25,10 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from penstock_ledger import LedgerTopics, ReadOptions, check_pipeline
 from penstock_ledger.records import ROLES
-from penstock_schemas.codec import ColumnarEncoder
+from penstock_schemas.codec import ColumnarEncoder, encode_one
+from penstock_schemas.schema_files import schema_text
 from penstock_streaming.registry import RegistryClient, RegistrySettings
+from rollouts import rollout
 from synthetic_log import SCHEMA_TEXTS
 
 PARTITIONS = 3
@@ -43,9 +46,9 @@ class Filler:
 
     def __init__(self, options: ReadOptions, topics: LedgerTopics) -> None:
         self.options, self.topics = options, topics
-        registry = RegistryClient(RegistrySettings(url=options.registry_url))
+        self.registry = RegistryClient(RegistrySettings(url=options.registry_url))
         self.encoders = {
-            name: ColumnarEncoder(text, registry.register(f"{topic}-value", text))
+            name: ColumnarEncoder(text, self.registry.register(f"{topic}-value", text))
             for name, topic, text in (
                 ("features", topics.features, SCHEMA_TEXTS[1]),
                 ("predictions", topics.predictions, SCHEMA_TEXTS[2]),
@@ -55,6 +58,11 @@ class Filler:
 
     def fill(self, events: int) -> None:
         """Write all topics."""
+        (state,) = rollout("steady", self.start_ms)
+        text = schema_text("routing_state.avsc")
+        number = self.registry.register(f"{self.topics.models}-value", text)
+        value = encode_one(text, number, replace(state, pipeline=self.topics.pipeline).to_dict())
+        self._produce(self.topics.models, iter([(0, self.topics.pipeline.encode(), value, None)]))
         self._produce(
             self.topics.events,
             (
@@ -199,8 +207,10 @@ def main() -> None:
         return
     topics = LedgerTopics.of(f"ledger-{uuid.uuid4().hex[:8]}")
     admin = AdminClient({"bootstrap.servers": options.bootstrap_servers})
-    names = [topics.name(role) for role in ROLES]
-    for made in admin.create_topics([NewTopic(n, PARTITIONS, 1) for n in names]).values():
+    names = [*(topics.name(role) for role in ROLES), topics.models]
+    for made in admin.create_topics(
+        [NewTopic(n, 1 if n == topics.models else PARTITIONS, 1) for n in names]
+    ).values():
         made.result(CALL_S)
     try:
         began = time.monotonic()

@@ -51,7 +51,7 @@ def ledger(
     folder: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the temporary database: 0.6 GB per million events.",
+            help="Folder of the temporary database: 0.5 GB per million events.",
             exists=True,
             file_okay=False,
         ),

@@ -28,7 +28,7 @@ def check_pipeline(
     since
         Look only at the events from then on; at all by default.
     folder
-        Where the database lies meanwhile, about 0.6 GB per million events; the system's temporary
+        Where the database lies meanwhile, about 0.5 GB per million events; the system's temporary
         folder by default.
 
     Raises

@@ -45,7 +45,7 @@ class Store:
     topics
         Names of the pipeline's topics.
     path
-        Database file, not there yet; in memory by default. A million events take about 0.6 GB.
+        Database file, not there yet; in memory by default. A million events take about 0.5 GB.
     """
 
     def __init__(self, topics: LedgerTopics, path: Path | None = None) -> None:
