@@ -9,8 +9,9 @@ import pytest
 from harness.drift_messages import MemoryHistory, decoder, observation_batch, output_rows
 from harness.drift_stream import Stream, log_of, make_stream, observation_columns
 from penstock_drift.display import Display
-from penstock_drift.handler import MonitorHandler, SchemaIds, Sources
+from penstock_drift.handler import MonitorHandler, Sources
 from penstock_drift.metrics import DriftFamilies, DriftMetrics
+from penstock_drift.outputs import SchemaIds
 from penstock_drift.quality import Quality
 from penstock_drift.references import TrackingUnavailable
 from penstock_monitoring.reference import Reference

@@ -15,7 +15,7 @@ def made_id(prefix: str, *parts: object) -> str:
     Examples
     --------
     >>> made_id("drift", "fraud", "3", 17)
-    'drift-1b6ae1e0d9eb2f9e0e6dd1b4'
+    'drift-d6d7485db988df81230c8d2f'
     """
     digest = sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
     return f"{prefix}-{digest[:_DIGITS]}"

@@ -23,6 +23,7 @@ from penstock_drift.display import Display
 from penstock_drift.history import History
 from penstock_drift.monitor import DriftMonitor, Outcome
 from penstock_drift.observations import Observations, observations_of
+from penstock_drift.outputs import SchemaIds, outputs_of
 from penstock_drift.references import References
 from penstock_drift.rekey import PARTITION
 from penstock_drift.snapshot import layout_of, restore, snapshot, watched_version
@@ -31,15 +32,6 @@ logger = logging.getLogger(__name__)
 
 CATCH_UP_S = 60.0
 """Longest time for one attempt to process again what was committed since the snapshot, seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaIds:
-    """Registry ids of what the monitor loop writes."""
-
-    drift: int
-    retrain: int
-    drift_state: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +115,7 @@ class MonitorHandler:
         self._at = max(self._at, int(batch.offsets[-1]) + 1)
         self._note(outcome, len(fresh))
         handled = HandledBatch(
-            outputs=self._outputs(outcome),
+            outputs=outputs_of(self._config, self._ids, outcome),
             dead_letters=list(decoded.errors),
             skipped={
                 "observed": len(fresh),
@@ -247,18 +239,3 @@ class MonitorHandler:
         self._open.events.extend(outcome.events)
         self._open.requests += len(outcome.requests)
         self._open.observations += observations
-
-    def _outputs(self, outcome: Outcome) -> list[OutputColumns]:
-        topics = self._config.topic_names
-        key = self._config.pipeline.encode()
-        outputs = []
-        for topic, schema_id, file, records in (
-            (topics.drift, self._ids.drift, "drift_event.avsc", outcome.events),
-            (topics.retrain, self._ids.retrain, "retrain_event.avsc", outcome.requests),
-        ):
-            if records:
-                schema = schema_text(file)
-                values = [encode_one(schema, schema_id, r.to_dict()) for r in records]
-                n = len(values)
-                outputs.append(OutputColumns(topic, [key] * n, values, [PARTITION] * n))
-        return outputs

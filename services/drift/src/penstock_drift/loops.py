@@ -17,9 +17,10 @@ from penstock_streaming.registry import RegistryClient
 from penstock_streaming.settings import LoopSettings
 
 from penstock_drift.display import Display
-from penstock_drift.handler import MonitorHandler, SchemaIds, Sources
+from penstock_drift.handler import MonitorHandler, Sources
 from penstock_drift.history import KafkaHistory
 from penstock_drift.metrics import DriftFamilies, DriftMetrics
+from penstock_drift.outputs import SchemaIds
 from penstock_drift.quality import Quality
 from penstock_drift.references import References, TrackingServer
 from penstock_drift.rekey import INTERACTION_SCHEMA, PREDICTION_SCHEMA, RekeyHandler
