@@ -142,6 +142,6 @@ class TestDeadLetters:
         assert sum(second.values()) == 60
         _, err = slow.communicate(timeout=30)
         assert slow.returncode == 1
-        assert "another run has taken over" in err
+        assert "another run has taken over" in err, err
         found = copies(world, world.topics.events, events)
         assert Counter(map(content, found)) == Counter(as_replayed(m, 1) for m in events)

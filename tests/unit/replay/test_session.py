@@ -6,8 +6,9 @@ import pytest
 from harness.plain_record import PlainRecord
 from penstock_replay import session as session_module
 from penstock_replay.audit_log import Operation
-from penstock_replay.copier import ATTEMPTS, Target, until_done
+from penstock_replay.copier import Target
 from penstock_replay.pacing import Pacer
+from penstock_replay.retrying import ATTEMPTS, until_done
 from penstock_replay.session import Session, run_audited
 from penstock_schemas.errors import BrokerUnavailable, ConfigError, FencedError, PenstockError
 from penstock_schemas.records import AuditEvent
@@ -105,11 +106,11 @@ def failing(*errors: Exception) -> Any:
 
 def test_passing_failures_are_tried_again_and_not_for_ever() -> None:
     away = BrokerUnavailable("away")
-    until_done(failing(away, OutcomeUnknown("?"), AbortRequired("no")), lambda: 0)
+    until_done(failing(away, OutcomeUnknown("?"), AbortRequired("no")), lambda: 0, 0.0)
     with pytest.raises(BrokerUnavailable, match="the same command goes on"):
-        until_done(failing(*[away] * ATTEMPTS), lambda: 0)
+        until_done(failing(*[away] * ATTEMPTS), lambda: 0, 0.0)
     commits = iter(range(1000))  # every attempt brings it on
-    until_done(failing(*[away] * 5 * ATTEMPTS), lambda: next(commits))
+    until_done(failing(*[away] * 5 * ATTEMPTS), lambda: next(commits), 0.0)
 
 
 @pytest.mark.parametrize("error", [ConfigError("wrong"), ValueError("unknown")])

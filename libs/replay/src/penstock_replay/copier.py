@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, Producer
-from penstock_schemas.errors import BrokerUnavailable, DeliveryFailed, FatalError, FencedError
+from penstock_schemas.errors import BrokerUnavailable, DeliveryFailed, FencedError
 from penstock_schemas.records import AuditEvent
 from penstock_streaming.bounded_call import within
 from penstock_streaming.dead_letter import Header
@@ -205,44 +205,9 @@ class Copier:
             return DeliveryFailed(f"the broker refuses a copy: {self._refused.str()}")
         if verdict(error) in (Verdict.CONFIG, Verdict.UNDELIVERABLE):
             return translated(error, "copying")
-        match transaction_class(error):
-            case TransactionClass.FENCED:
-                return FencedError(f"another run has taken over ({self._id}); it goes on there")
-            case TransactionClass.ABORTABLE:
-                return AbortRequired(text, verdict(error))
-            case _:
-                return OutcomeUnknown(text)
-
-
-RETRIED: Final = (AbortRequired, OutcomeUnknown, BrokerUnavailable)
-"""Failures after which a run goes on from its last commit, with a new producer."""
-ATTEMPTS: Final = 5
-"""Failures in a row, without a commit between, after which a run gives up."""
-
-
-def until_done(attempt: Callable[[], None], commits: Callable[[], int]) -> None:
-    """Repeat ``attempt``, which starts from what the audit says, until it succeeds.
-
-    Parameters
-    ----------
-    commits
-        How many transactions have been committed: one more forgives earlier failures.
-
-    Raises
-    ------
-    BrokerUnavailable
-        If it fails too often in a row.
-    """
-    failures, before = 0, commits()
-    while True:
-        try:
-            return attempt()
-        except FatalError:
-            raise
-        except RETRIED as exc:
-            failures = 1 if commits() > before else failures + 1
-            before = commits()
-            if failures >= ATTEMPTS:
-                raise BrokerUnavailable(
-                    f"{exc}; the same command goes on where this one stopped"
-                ) from exc
+        if verdict(error) is Verdict.FENCED:
+            # Also where the client would let us abort: taking the id back would fence the other.
+            return FencedError(f"another run has taken over ({self._id}); it goes on there")
+        if transaction_class(error) is TransactionClass.ABORTABLE:
+            return AbortRequired(text, verdict(error))
+        return OutcomeUnknown(text)

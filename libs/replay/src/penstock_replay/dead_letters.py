@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from confluent_kafka import Message
+from penstock_schemas.errors import FencedError
 from penstock_schemas.records import AuditEvent
 from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.settings import KafkaSettings
 
-from penstock_replay.audit_log import done_in
+from penstock_replay.audit_log import Operation, done_in
 from penstock_replay.bounds import Bound, Edge, TimeBound
 from penstock_replay.letters import Letter, LetterFilter
 from penstock_replay.log_reader import LogReader
@@ -113,6 +114,25 @@ def done_by(events: Iterable[AuditEvent]) -> dict[str, OffsetSet]:
     A range replay of a dead-letter topic notes its progress too; that one is no redrive.
     """
     return done_in(event for event in events if event.action in (REPLAY, PARK))
+
+
+def refuse_to_take_back(events: Iterable[AuditEvent], operation: Operation) -> None:
+    """Stop if another run has begun since: it has the pipeline's transactional id.
+
+    Raises
+    ------
+    FencedError
+        If there is one.
+    """
+    begins = [
+        event.operation_id
+        for event in events
+        if event.phase == "begin"
+        and event.subject == operation.subject
+        and event.action in (REPLAY, PARK)
+    ]
+    if begins and begins[-1] != operation.operation_id:
+        raise FencedError(f"another run has taken over ({begins[-1]}); it goes on there")
 
 
 def _spans(wanted: LetterFilter, facts: TopicFacts) -> dict[int, Span]:

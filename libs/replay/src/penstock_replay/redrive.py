@@ -17,7 +17,7 @@ from penstock_streaming.settings import KafkaSettings
 
 from penstock_replay.audit_log import AuditLog, Operation, done_in
 from penstock_replay.copier import Copier, Target
-from penstock_replay.dead_letters import PARK, DeadLetters, Found, done_by
+from penstock_replay.dead_letters import PARK, DeadLetters, Found, done_by, refuse_to_take_back
 from penstock_replay.guard import Fate, Origins, Verdict, judge
 from penstock_replay.headers import (
     Record,
@@ -146,6 +146,9 @@ class Redrive:
         return tallies[-1]
 
     def _attempt(self, wanted: LetterFilter, operation: Operation, session: Session) -> Tally:
+        if session.commits:
+            # The client does not always say why a transaction failed; the audit does.
+            refuse_to_take_back(self._audit.events(), operation)
         session.open({})
         tally = Tally()
         events = self._audit.events()

@@ -12,10 +12,11 @@ from penstock_schemas.errors import FencedError, PenstockError
 from penstock_schemas.records import AuditEvent
 
 from penstock_replay.audit_log import AuditLog, Operation
-from penstock_replay.copier import Copier, Target, until_done
+from penstock_replay.copier import Copier, Target
 from penstock_replay.headers import Record
 from penstock_replay.pacing import Pacer
 from penstock_replay.places import OffsetSet
+from penstock_replay.retrying import until_done
 
 COMMIT_S: Final = 1.0
 """Age at which a transaction of copies is committed: the granularity of a resumed run."""
