@@ -24,6 +24,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the caller's settings, so that a test sees only what it sets itself."""
     for name in filter(is_setting, list(os.environ)):
         monkeypatch.delenv(name)
+    # Set by code under test for good, in a process that is its own; here other tests follow.
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
 
 
 @pytest.fixture
