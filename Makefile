@@ -8,7 +8,7 @@ UV := .tools/uv
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help install fmt lint types test test-unit test-integration test-demo bench bench-loop demo up down gen check clean
+.PHONY: help install fmt lint types test test-unit test-integration test-faults test-demo bench bench-loop demo up down gen check clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +35,10 @@ test-unit: ## Run the tests that need nothing but Python
 	$(BIN)/pytest -n 2 tests/unit tests/contract tests/ledger
 
 test-integration: ## Run the tests against the real stack
-	$(BIN)/pytest tests/integration tests/e2e
+	$(BIN)/pytest -m "not faults" tests/integration tests/e2e
+
+test-faults: ## Run the longer fault injections (not part of test)
+	$(BIN)/pytest -m faults tests/integration tests/e2e
 
 test-demo: ## Run the demo, and check outside of it what it says
 	$(BIN)/pytest tests/demo

@@ -25,7 +25,18 @@ def predict_some(fraud: LedgerRun, cards: ProducerApp, seed: int) -> None:
     assert fraud.count("predictions") == before + published.events
 
 
-@pytest.mark.parametrize("component", ["kafka", "registry", "triton", "ray", "mlflow", "ingest"])
+@pytest.mark.parametrize(
+    "component",
+    [
+        "kafka",
+        "ingest",
+        "drift",
+        *(
+            pytest.param(name, marks=pytest.mark.faults)
+            for name in ("registry", "triton", "ray", "mlflow", "retrain-trigger")
+        ),
+    ],
+)
 def test_dead_component_is_started_again(
     stack: Stack, fraud: LedgerRun, cards: ProducerApp, seed: int, component: str
 ) -> None:

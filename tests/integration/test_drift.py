@@ -143,7 +143,9 @@ def report_of(world: DriftWorld, event: DriftEvent) -> dict[str, Any]:
     return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
-@pytest.mark.parametrize("place", ["mid_produce:4", "during_commit:6"])
+@pytest.mark.parametrize(
+    "place", ["mid_produce:4", pytest.param("during_commit:6", marks=pytest.mark.faults)]
+)
 def test_killed_at_a_bad_moment_the_same_is_found(world: DriftWorld, place: str) -> None:
     stream = make_stream(4, ROWS, concept_at=CHANGE)
     publish_in_steps(world, stream, 0, CHANGE)
@@ -155,6 +157,7 @@ def test_killed_at_a_bad_moment_the_same_is_found(world: DriftWorld, place: str)
     assert_as_expected(world)
 
 
+@pytest.mark.faults
 def test_killed_at_random_the_same_is_found(world: DriftWorld, seed: int) -> None:
     rng = random.Random(seed)
     stream = make_stream(5, ROWS, concept_at=CHANGE)

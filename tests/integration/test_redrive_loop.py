@@ -28,6 +28,7 @@ def world(kafka_bootstrap: str) -> Iterator[LoopWorld]:
         gone.exception(TIMEOUT_S)
 
 
+@pytest.mark.faults
 def test_what_fails_for_ever_comes_back_three_times_and_is_parked(
     world: LoopWorld, registry_url: str, tmp_path: Path
 ) -> None:

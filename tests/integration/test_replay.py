@@ -122,7 +122,14 @@ class TestDeadLetters:
         original = next(m for m in events if origin(m).decode() == one["origin"])
         assert one["value"] == "0x" + (original.value() or b"").hex()
 
-    @pytest.mark.parametrize("point", ["mid_copy:8", "before_commit:2", "during_commit:2"])
+    @pytest.mark.parametrize(
+        "point",
+        [
+            pytest.param("mid_copy:8", marks=pytest.mark.faults),
+            pytest.param("before_commit:2", marks=pytest.mark.faults),
+            "during_commit:2",
+        ],
+    )
     def test_kill_and_the_same_command_send_each_once(self, world, point: str) -> None:
         events = world.send(30)
         world.fail(events)
@@ -132,6 +139,7 @@ class TestDeadLetters:
         found = copies(world, world.topics.events, events)
         assert Counter(map(content, found)) == Counter(as_replayed(m, 1) for m in events)
 
+    @pytest.mark.faults
     def test_of_two_engineers_the_second_goes_on_and_nothing_is_sent_twice(self, world) -> None:
         events = world.send(60)
         world.fail(events)

@@ -97,7 +97,9 @@ def test_request_becomes_one_job_and_the_next_one_has_to_wait(world: RetrainWorl
     assert left == {world.name, "stand-in"}, "the service leaves something behind"
 
 
-@pytest.mark.parametrize("place", ["before_submit", "after_submit"])
+@pytest.mark.parametrize(
+    "place", ["before_submit", pytest.param("after_submit", marks=pytest.mark.faults)]
+)
 def test_killed_around_the_submission_there_is_one_job(world: RetrainWorld, place: str) -> None:
     world.start(PENSTOCK_FAIL_POINT=place)
     world.wait_ready()
@@ -159,6 +161,7 @@ def test_trigger_killed_while_it_watches_goes_on_watching(world: RetrainWorld) -
     assert again[0].reason.startswith("submission 2 of 3: ")
 
 
+@pytest.mark.faults
 def test_job_that_keeps_failing_is_given_up(world: RetrainWorld) -> None:
     (world.steering / "exit").write_text("3")
     world.start(**{f"{PREFIX}MAX_SUBMISSIONS": "2"})
@@ -197,6 +200,7 @@ def test_cancelled_request_frees_the_slot_and_its_job_is_stopped(world: RetrainW
     assert world.states(request) == ["requested", "accepted", "started", "cancelled"]
 
 
+@pytest.mark.faults
 def test_process_that_slept_through_its_successor_decides_nothing(world: RetrainWorld) -> None:
     world.start()
     world.wait_ready()
