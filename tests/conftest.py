@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import socket
 import tempfile
 from collections.abc import Generator, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from harness.stack import Stack, is_setting
 from harness.tiny_pipeline import write_folder
 from penstock_stack.endpoints import Endpoints
@@ -64,7 +66,19 @@ def taken(port: int) -> bool:
 
 
 @pytest.fixture(scope="session")
-def stack(tiny_folder: Path) -> Iterator[Stack]:
+def fraud_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the fraud pipeline without retraining: tests send it what no customer would."""
+    copy = tmp_path_factory.mktemp("pipelines") / "fraud"
+    shutil.copytree(FRAUD, copy)
+    file = copy / "pipeline.yaml"
+    document = yaml.safe_load(file.read_text())
+    document["retrain"]["enabled"] = False
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    return copy
+
+
+@pytest.fixture(scope="session")
+def stack(fraud_folder: Path, tiny_folder: Path) -> Iterator[Stack]:
     """Return a running stack.
 
     PENSTOCK_TEST_STACK names the data directory of one that runs already; it is left running.
@@ -75,7 +89,7 @@ def stack(tiny_folder: Path) -> Iterator[Stack]:
         yield Stack(Path(named))
         return
     with tempfile.TemporaryDirectory(prefix="penstock-test-") as folder:
-        started = Stack.start(Path(folder), free_offset(), (FRAUD, tiny_folder))
+        started = Stack.start(Path(folder), free_offset(), (fraud_folder, tiny_folder))
         try:
             yield started
         finally:
