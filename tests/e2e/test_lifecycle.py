@@ -30,10 +30,9 @@ def predict_some(fraud: LedgerRun, cards: ProducerApp, seed: int) -> None:
     [
         "kafka",
         "ingest",
-        "drift",
         *(
             pytest.param(name, marks=pytest.mark.faults)
-            for name in ("registry", "triton", "ray", "mlflow", "retrain-trigger")
+            for name in ("registry", "triton", "ray", "mlflow", "drift", "retrain-trigger")
         ),
     ],
 )

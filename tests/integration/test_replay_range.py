@@ -126,13 +126,12 @@ class TestIsolated:
         world.penstock(*command)
         assert Counter(map(content, world.read(target))) == Counter(map(as_replayed, events))
 
+    @pytest.mark.faults
     @pytest.mark.parametrize(
         "points",
         [
             ("mid_copy:50", "before_commit:2", "after_commit:2"),
-            pytest.param(
-                ("during_commit:2", "during_commit:3", "mid_copy:7"), marks=pytest.mark.faults
-            ),
+            ("during_commit:2", "during_commit:3", "mid_copy:7"),
         ],
         ids="-".join,
     )

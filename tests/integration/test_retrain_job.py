@@ -103,11 +103,18 @@ def test_better_candidate_is_promoted_and_its_training_set_can_be_made_again(
     assert tracker.file(rig.first.versions[0].run_id, REFERENCE_FILE)
 
 
-def test_job_killed_anywhere_ends_with_one_run_one_version_and_one_end(rig: RetrainRig) -> None:
+@pytest.mark.parametrize(
+    "places_killed",
+    [("after_register", "in_canary"), pytest.param(PLACES, marks=pytest.mark.faults)],
+    ids=["two places", "every place"],
+)
+def test_job_killed_anywhere_ends_with_one_run_one_version_and_one_end(
+    rig: RetrainRig, places_killed: tuple[str, ...]
+) -> None:
     rig.serve(1_800, pressed)
     request_id = rig.request()
     with rig.traffic(pressed):
-        for place in PLACES:
+        for place in places_killed:
             done = rig.job(request_id, place)
             assert done.returncode == KILLED, f"{place}\n{done.stderr}"
         done = rig.job(request_id)
