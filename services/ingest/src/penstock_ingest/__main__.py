@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
-import signal
 import sys
 import threading
-from collections.abc import Callable
-from types import FrameType
 
-from penstock_schemas.errors import ConfigError
+from penstock_streaming.service_command import on_stop, service_command
 from penstock_telemetry.logs import configure_logging
 
-from penstock_ingest.settings import load_settings
+from penstock_ingest.settings import IngestSettings, load_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the service; return its exit code."""
-    parser = argparse.ArgumentParser(prog="penstock-ingest", description="Events in, features out.")
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=["run", "check-config"],
-        default="run",
-        help="run (default), or print the effective settings with secrets masked and exit",
-    )
-    command = parser.parse_args(arguments).command
-    try:
-        settings = load_settings()
-        if command == "check-config":
-            sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
-            return 0
-        configure_logging("ingest", settings.log_level)
-        # Until there is something to drain, a stop need not wait for slow imports.
-        _on_stop(lambda *_: sys.exit(0))
-        from penstock_ingest.app import run
-
-        stop = threading.Event()
-        _on_stop(lambda *_: stop.set())
-        return run(settings, stop)
-    except ConfigError as exc:
-        sys.stderr.write(f"penstock-ingest: {exc}\n")
-        return 1
+    service = ("penstock-ingest", "Events in, features out.")
+    return service_command(service, load_settings, _run, arguments)
 
 
-def _on_stop(action: Callable[[int, FrameType | None], object]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, action)
+def _run(settings: IngestSettings) -> int:
+    configure_logging("ingest", settings.log_level)
+    from penstock_ingest.app import run  # slow to import: not needed for the rest
+
+    stop = threading.Event()
+    on_stop(lambda *_: stop.set())
+    return run(settings, stop)
 
 
 if __name__ == "__main__":
