@@ -3,7 +3,8 @@ from __future__ import annotations
 import logging
 
 import pytest
-from penstock_retrain_trigger.library_logs import OncePerWindow
+from penstock_retrain_trigger.library_logs import logger_and_message
+from penstock_streaming.client_log import OncePerWindow
 
 
 def record(name: str, text: str, *values: object, level: int = logging.ERROR) -> logging.LogRecord:
@@ -12,7 +13,7 @@ def record(name: str, text: str, *values: object, level: int = logging.ERROR) ->
 
 def test_repeated_line_of_a_library_passes_once_per_window() -> None:
     now = 0.0
-    thinned = OncePerWindow(30.0, clock=lambda: now)
+    thinned = OncePerWindow(logger_and_message, 30.0, clock=lambda: now)
     lines = [record("aiokafka.client", "no node %s", number) for number in range(100)]
     assert [thinned.filter(line) for line in lines] == [True] + [False] * 99
     assert thinned.filter(record("aiokafka.client", "other %s", 1))
@@ -29,5 +30,5 @@ def test_repeated_line_of_a_library_passes_once_per_window() -> None:
     ],
 )
 def test_our_lines_and_critical_ones_always_pass(line: logging.LogRecord) -> None:
-    thinned = OncePerWindow(30.0, clock=lambda: 0.0)
+    thinned = OncePerWindow(logger_and_message, 30.0, clock=lambda: 0.0)
     assert all(thinned.filter(line) for _ in range(5))

@@ -13,7 +13,7 @@ def line(facility: str, client: str = "c") -> logging.LogRecord:
 
 def test_a_kind_passes_once_per_window() -> None:
     now = [0.0]
-    gate = OncePerWindow(30.0, clock=lambda: now[0])
+    gate = OncePerWindow(window_s=30.0, clock=lambda: now[0])
     assert gate.filter(line("FAIL"))
     assert not gate.filter(line("FAIL"))
     assert gate.filter(line("FAIL", client="d"))

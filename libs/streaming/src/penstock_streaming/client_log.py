@@ -14,14 +14,18 @@ LOGGER_NAME = "penstock.kafka"
 WINDOW_S = 30.0
 
 
-class OncePerWindow(logging.Filter):
-    """Pass a line when its kind was last seen longer ago than a window.
+def client_and_facility(record: logging.LogRecord) -> object:
+    """Return the client's name and librdkafka's facility, such as ``FAIL``."""
+    return record.args[:2] if isinstance(record.args, tuple) else None
 
-    A kind is the client's name and librdkafka's facility, such as ``FAIL``. Critical lines always
-    pass.
+
+class OncePerWindow(logging.Filter):
+    """Pass a line when its kind was last seen longer ago than a window; critical lines always.
 
     Parameters
     ----------
+    kind
+        Returns what makes a line the same as another one; None lets it pass.
     window_s
         Seconds between two lines of a kind.
     clock
@@ -29,18 +33,22 @@ class OncePerWindow(logging.Filter):
     """
 
     def __init__(
-        self, window_s: float = WINDOW_S, clock: Callable[[], float] = time.monotonic
+        self,
+        kind: Callable[[logging.LogRecord], object] = client_and_facility,
+        window_s: float = WINDOW_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
+        self._kind = kind
         self._window_s = window_s
         self._clock = clock
         self._last: dict[object, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether the line passes."""
-        if record.levelno >= logging.CRITICAL or not isinstance(record.args, tuple):
+        kind = self._kind(record)
+        if record.levelno >= logging.CRITICAL or kind is None:
             return True
-        kind = record.args[:2]
         now = self._clock()
         last = self._last.get(kind)
         if last is not None and now - last < self._window_s:
