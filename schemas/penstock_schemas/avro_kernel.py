@@ -67,7 +67,7 @@ def _varint(data: Bytes, at: int, end: int) -> tuple[int, int]:
 
 
 @numba.njit(cache=True, _nrt=False)
-def _copy(data: Bytes, at: int, out: Bytes, to: int, size: int) -> np.uint8:
+def copy(data: Bytes, at: int, out: Bytes, to: int, size: int) -> np.uint8:
     """Copy bytes; return all their bits or-ed together.
 
     Unsigned indices: signed ones may count from the end, and checking that stops vectorisation.
@@ -105,7 +105,7 @@ def _text(data: Bytes, at: int, end: int, out: Bytes, filled: int) -> tuple[int,
     length, at = _varint(data, at, end)
     if at == BAD or length < 0 or length > end - at:
         return BAD, filled
-    is_ascii = _copy(data, at, out, filled, length) < 0x80
+    is_ascii = copy(data, at, out, filled, length) < 0x80
     if not is_ascii and not _is_utf8(data, at, at + length):
         return BAD, filled
     return at + length, filled + length
@@ -129,7 +129,7 @@ def _items(data: Bytes, at: int, end: int, width: int, out: Bytes, filled: int) 
         if count < 0 or count > (end - at) // width or declared not in (-1, count * width):
             return BAD, filled
         size = count * width
-        _copy(data, at, out, filled, size)
+        copy(data, at, out, filled, size)
         at += size
         filled += size
 
@@ -185,7 +185,7 @@ def _row(
             width = 4 if op == FLOAT else 8
             if end - at < width:
                 return BAD
-            _copy(data, at, fixed, (slot * rows + row) * 8, width)
+            copy(data, at, fixed, (slot * rows + row) * 8, width)
             at += width
         else:
             numbers[slot * rows + row], at = _number(data, at, end, op, argument)
@@ -220,7 +220,7 @@ def read_rows(
     head
         Bytes before each datum.
     program
-        Flat, `STEP` numbers per step, see `avro_program`.
+        Flat, `STEP` numbers per step, see `avro_layout`.
     numbers
         Shape (slots, n), int64: int, long, enum index, boolean.
     fixed

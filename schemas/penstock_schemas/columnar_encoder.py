@@ -6,9 +6,11 @@ import pyarrow as pa
 
 from penstock_schemas.avro_batch import batch_schema, is_supported, serialize
 from penstock_schemas.avro_columns import arrow_schema, find_null
+from penstock_schemas.avro_layout import is_compiled
 from penstock_schemas.avro_parser import parse_record
 from penstock_schemas.avro_rows import datum, number_schema, parsed
 from penstock_schemas.avro_types import InvalidSchema
+from penstock_schemas.compiled_encoder import CompiledEncoder
 from penstock_schemas.errors import ConfigError, SchemaError
 from penstock_schemas.framing import prefix
 
@@ -39,6 +41,9 @@ class ColumnarEncoder:
                 batch_schema(schema) if self._is_batch else arrow_schema(number_schema(schema))
             )
             self._parsed = parsed(schema)
+            self._compiled = (
+                CompiledEncoder(self._record, self._prefix) if is_compiled(self._record) else None
+            )
         except InvalidSchema as exc:
             raise ConfigError(f"record schema: {exc}") from exc
 
@@ -55,6 +60,8 @@ class ColumnarEncoder:
         null = find_null(columns, self._record)
         if null is not None:
             raise ValueError(f"column {null!r} holds a null and its field is required")
+        if self._compiled is not None:
+            return self._compiled.encode(columns)
         if self._is_batch:
             return serialize(columns, self._text, self._prefix)
         rows = columns.to_pylist(maps_as_pydicts="strict")

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from penstock_schemas.avro_batch import batch_schema
+from penstock_schemas.avro_layout import is_compiled
 from penstock_schemas.avro_parser import parse_record
-from penstock_schemas.avro_program import CompiledDecoder, batch_reader, is_compiled
+from penstock_schemas.avro_program import CompiledDecoder, batch_reader
 from penstock_schemas.avro_wire import check_datum
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import DecodeError
