@@ -234,6 +234,7 @@ class InputConsumer:
         self.has_joined = True
         self.owned.update(tp.partition for tp in partitions)
         self.held.update(tp.partition for tp in partitions)
+        self.lag.on_moved(tp.partition for tp in partitions)
         self._note("assigned", partitions)
 
     def _on_revoke(self, _: ConsumerClient, partitions: list[TopicPartition]) -> None:
@@ -246,7 +247,7 @@ class InputConsumer:
         gone = [tp.partition for tp in partitions]
         self.owned.difference_update(gone)
         self.held.difference_update(gone)
-        self.lag.on_gone(gone)
+        self.lag.on_moved(gone)
         self._note(kind, partitions)
 
     def _note(

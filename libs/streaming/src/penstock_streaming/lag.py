@@ -1,4 +1,4 @@
-"""How far a consumer is behind, from the client's statistics.
+"""How far a consumer is behind, from the client's statistics and its own commits.
 
 Lag is the last stable offset minus what is committed: the high watermark would count records of
 transactions that are still open.
@@ -7,13 +7,36 @@ transactions that are still open.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
+from penstock_streaming.flow import Flow, FlowMeter
 from penstock_streaming.metrics import LoopMetrics
 
-_MIN_INTERVAL_S = 0.5
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What a member of the group has before it.
+
+    Parameters
+    ----------
+    flow
+        Of all its measured partitions together.
+    partitions
+        Partitions that the topic has.
+    owned, measured
+        Those that are this member's, and those of them whose rates are known.
+    paused
+        Whether an outage holds the member up: its rates then say nothing about its strength.
+    """
+
+    flow: Flow
+    partitions: int
+    owned: int
+    measured: int
+    paused: bool = False
 
 
 class LagMeter:
@@ -31,45 +54,52 @@ class LagMeter:
         self._topic = topic
         self._clock = clock
         self._ends: dict[int, int] = {}
-        self._fallback: dict[int, int] = {}
+        self._found: dict[int, int] = {}
         self._committed: dict[int, int] = {}
-        self._sample: tuple[float, dict[int, int], dict[int, int]] | None = None
-        self._drain_s: dict[int, float] = {}
+        self._quiet_at: dict[int, int] = {}
+        self._empty_to: dict[int, int] = {}
+        self._meters: dict[int, FlowMeter] = {}
         self._exported: set[int] = set()
 
     def on_statistics(self, text: str) -> None:
         """Take librdkafka's statistics (its ``stats_cb``)."""
         topics = json.loads(text).get("topics", {})
+        now_s = self._clock()
         for name, facts in topics.get(self._topic, {}).get("partitions", {}).items():
             partition = int(name)
-            if partition < 0:
-                continue
-            end = facts.get("ls_offset", -1)
-            self._ends[partition] = end if end >= 0 else facts.get("hi_offset", -1)
-            self._fallback[partition] = facts.get("next_offset", -1)
-        self._measure()
+            if partition >= 0:
+                self._take(partition, facts)
+                self._measure(partition, now_s)
 
     def on_committed(self, ends: Mapping[int, int]) -> None:
         """Learn what is committed."""
         self._committed.update(ends)
 
-    def on_gone(self, partitions: Iterable[int]) -> None:
-        """Forget partitions that are no longer ours."""
+    def on_moved(self, partitions: Iterable[int]) -> None:
+        """Forget what is known of partitions that come to this member, or leave it."""
         for partition in partitions:
-            self._committed.pop(partition, None)
-            self._drain_s.pop(partition, None)
+            for known in (self._committed, self._quiet_at, self._empty_to, self._meters):
+                known.pop(partition, None)
 
     def lag(self, partitions: Iterable[int]) -> dict[int, int]:
         """Return records behind, per partition whose end is known."""
-        return {
-            p: max(0, self._ends[p] - self._done(p))
-            for p in partitions
-            if self._ends.get(p, -1) >= 0 and self._done(p) >= 0
-        }
+        found = {p: (self._ends.get(p, -1), self._done(p)) for p in partitions}
+        return {p: max(0, end - done) for p, (end, done) in found.items() if min(end, done) >= 0}
 
     def drain_s(self, partitions: Iterable[int]) -> dict[int, float]:
         """Return seconds until the lag is gone at today's rates; infinite where it grows."""
-        return {p: self._drain_s[p] for p in partitions if p in self._drain_s}
+        return {p: flow.drain_s for p, flow in self._flows(partitions).items()}
+
+    def backlog(self, partitions: Iterable[int]) -> Backlog:
+        """Return what lies before a member that owns these partitions."""
+        owned = list(partitions)
+        flows = self._flows(owned).values()
+        together = Flow(
+            sum(f.lag for f in flows),
+            sum(f.arrived_per_s for f in flows),
+            sum(f.consumed_per_s for f in flows),
+        )
+        return Backlog(together, len(self._ends), len(owned), len(flows))
 
     def export(self, partitions: Iterable[int], metrics: LoopMetrics) -> None:
         """Set the gauges; those of partitions that another member has now go to zero."""
@@ -80,22 +110,47 @@ class LagMeter:
             metrics.lag.labels(*labels).set(lags.get(partition, 0))
             metrics.drain.labels(*labels).set(drains.get(partition, 0.0))
 
-    def _done(self, partition: int) -> int:
-        return self._committed.get(partition, self._fallback.get(partition, -1))
+    def _take(self, partition: int, facts: Mapping[str, Any]) -> None:
+        end = facts.get("ls_offset", -1)
+        self._ends[partition] = end if end >= 0 else facts.get("hi_offset", -1)
+        # What the group had committed when we got the partition; where there is nothing, we begin
+        # at the start of the log. Not the fetch position: it is ahead by all that is prefetched.
+        found = facts.get("committed_offset", -1)
+        found = found if found >= 0 else facts.get("lo_offset", -1)
+        if found != self._found.get(partition) and partition not in self._committed:
+            self._meters.pop(partition, None)
+        self._found[partition] = found
+        self._see_the_end(partition, facts)
 
-    def _measure(self) -> None:
-        now = self._clock()
-        done = {p: self._done(p) for p in self._ends}
-        if self._sample is not None:
-            before, ends, done_before = self._sample
-            elapsed_s = now - before
-            if elapsed_s < _MIN_INTERVAL_S:
-                return
-            for p, end in self._ends.items():
-                gained = (done[p] - done_before.get(p, done[p])) - (end - ends.get(p, end))
-                lag = max(0, end - done[p])
-                if lag == 0:
-                    self._drain_s[p] = 0.0
-                else:
-                    self._drain_s[p] = lag * elapsed_s / gained if gained > 0 else math.inf
-        self._sample = (now, dict(self._ends), done)
+    def _see_the_end(self, partition: int, facts: Mapping[str, Any]) -> None:
+        """Note where only control records, or what compaction removed, lie before the end.
+
+        The client then has read past them, holds nothing and has handed out nothing that is not
+        committed. It is believed the second time: records on their way to its queue show nowhere.
+        """
+        fetched = facts.get("next_offset", -1)
+        done = self._done(partition)
+        is_quiet = (
+            0 <= done < fetched
+            and facts.get("fetchq_cnt", 1) == 0
+            and facts.get("app_offset", -1) <= done
+        )
+        if is_quiet and self._quiet_at.get(partition) == fetched:
+            self._empty_to[partition] = fetched
+        if is_quiet:
+            self._quiet_at[partition] = fetched
+        else:
+            self._quiet_at.pop(partition, None)
+
+    def _done(self, partition: int) -> int:
+        done = self._committed.get(partition, self._found.get(partition, -1))
+        return max(done, self._empty_to.get(partition, -1))
+
+    def _measure(self, partition: int, now_s: float) -> None:
+        end, done = self._ends[partition], self._done(partition)
+        if min(end, done) >= 0:
+            self._meters.setdefault(partition, FlowMeter()).add(now_s, end, done)
+
+    def _flows(self, partitions: Iterable[int]) -> dict[int, Flow]:
+        found = {p: self._meters[p].flow() for p in partitions if p in self._meters}
+        return {p: flow for p, flow in found.items() if flow is not None}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import replace
 
 from confluent_kafka import Message
 from penstock_schemas.errors import FatalError, FencedError, PenstockError, RetryableError
@@ -22,6 +23,7 @@ from penstock_streaming.fail_points import FailPoints
 from penstock_streaming.flushing_producer import FlushingProducer
 from penstock_streaming.handler import Handler, StatelessHandler
 from penstock_streaming.in_flight import InFlight
+from penstock_streaming.lag import Backlog
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.recovery import LoopParts, Recovery
 from penstock_streaming.settings import KafkaSettings, LoopSettings
@@ -94,6 +96,7 @@ class Processor:
         self._stop = threading.Event()
         self._beat = time.monotonic()
         self._next_housekeeping = 0.0
+        self._backlog = consumer.lag.backlog(())
 
     @property
     def heartbeat_age_s(self) -> float:
@@ -115,6 +118,11 @@ class Processor:
     def lag(self) -> dict[int, int]:
         """Records behind the last stable offset, per partition whose end is known."""
         return self._consumer.lag.lag(self.assigned)
+
+    @property
+    def backlog(self) -> Backlog:
+        """What lay before this member a second ago at most; any thread may ask."""
+        return self._backlog
 
     def stop(self) -> None:
         """Ask the loop to end: it finishes what is in flight, commits and leaves the group."""
@@ -263,6 +271,8 @@ class Processor:
         self._next_housekeeping = self._beat + _HOUSEKEEPING_S
         metrics, topic = self._context.metrics, self._context.topic
         self._consumer.lag.export(self.assigned, metrics)
+        found = self._consumer.lag.backlog(self.assigned)
+        self._backlog = replace(found, paused=self._recovery.outage.is_active)
         metrics.in_flight.labels(topic).set(len(self._work))
         metrics.breaker_open.labels(topic).set(self._recovery.outage.is_active)
         if self.ready and not self._work and not self._checkpoint.is_open:
