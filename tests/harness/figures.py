@@ -22,8 +22,13 @@ def get(url: str) -> bytes:
 
 def scrape(url: str) -> Figures:
     """Return every sample of a metrics endpoint by name and sorted labels."""
+    return parse(get(url))
+
+
+def parse(exposition: bytes) -> Figures:
+    """Return every sample of an exposition by name and sorted labels."""
     found: Figures = {}
-    for family in text_string_to_metric_families(get(url).decode()):
+    for family in text_string_to_metric_families(exposition.decode()):
         for sample in family.samples:
             found[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
     return found

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from harness.producer_app import Published
 from harness.waiting import eventually
-from penstock_ledger import Counter, LedgerTopics, RawRecord, ReadOptions, Report, Store, check
+from penstock_ledger import (
+    Counter,
+    Fault,
+    LedgerTopics,
+    RawRecord,
+    ReadOptions,
+    Report,
+    Store,
+    check,
+)
 from penstock_ledger.decoding import RecordDecoder
 from penstock_ledger.log_client import LogClient
 from penstock_ledger.reader import read_pipeline, schema_reader
@@ -99,6 +109,7 @@ class LedgerRun:
         counters: list[Counter] | None = None,
         live: list[tuple[Role, RawRecord]] | None = None,
         skip: tuple[str, ...] = (),
+        faults: Iterable[Fault] = (),
     ) -> Report:
         """Read the window and check it."""
         store = Store(self.topics)
@@ -108,6 +119,7 @@ class LedgerRun:
             if published is not None:
                 store.add_expected((p, o, name) for (p, o), name in published.bad.items())
             store.add_counters(counters or [])
+            store.add_faults(faults)
             for role, record in live or []:
                 store.add_sightings("live", role, [record])
             return check(store, skip=skip)
