@@ -43,6 +43,14 @@ class GatewaySettings(BaseModel):
     """What a 429 or 503 tells the caller to wait, seconds."""
     max_request_rows: PositiveInt = 1024
     """Most rows of one inference request."""
+    max_in_flight_rows: PositiveInt = 16_384
+    """Rows worked on at once; a request beyond them is refused with 429."""
+    max_body_bytes: PositiveInt = 4 * 1024 * 1024
+    """Largest body that is read, unpacked; a larger one is refused with 413, bytes."""
+    body_timeout_s: PositiveFloat = 10.0
+    """Time in which a body must have arrived, seconds; 408 after it."""
+    max_timeout_s: PositiveFloat = 30.0
+    """Longest time for a request, which its caller may shorten, seconds; 504 after it."""
     publish_queue_rows: PositiveInt = 10_000
     """Predictions waiting to be produced; beyond it they are dropped and counted."""
 
