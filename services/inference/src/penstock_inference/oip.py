@@ -14,16 +14,16 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from penstock_schemas.errors import DecodeError, SchemaError, ShapeMismatch
+from penstock_schemas.errors import DecodeError, RecordError, SchemaError, ShapeMismatch
 
-from penstock_inference.request_numbers import from_binary, kind, numbers, wrong_width
+from penstock_inference.request_json import id_of, parse_object
+from penstock_inference.request_numbers import from_binary, from_json, kind, wrong_width
 from penstock_inference.routing import Route
 from penstock_inference.tensors import Matrix
 from penstock_inference.triton import DTYPE, INPUT, OUTPUT
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
-PLATFORM: Final = "penstock"
-EXTENSIONS: Final = ("binary_tensor_data",)
+LARGEST_TIMEOUT_US: Final = 10**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,14 @@ class InferRequest:
         Shape (n, d), float32, finite.
     binary
         Whether the scores are asked for as raw bytes behind the JSON.
+    timeout_s
+        How long the caller waits, seconds; None where it does not say.
     """
 
     id: str
     matrix: Matrix
     binary: bool
+    timeout_s: float | None = None
 
 
 def parse(body: bytes, header_length: str | None, width: int, max_rows: int) -> InferRequest:
@@ -62,37 +65,24 @@ def parse(body: bytes, header_length: str | None, width: int, max_rows: int) -> 
     RecordError
         Naming the field, what was expected and what came.
     """
-    split = len(body)
-    if header_length is not None:
-        if not header_length.isdecimal() or int(header_length) > len(body):
-            raise DecodeError(
-                "wrong header", field=HEADER_LENGTH, expected="a length", got=header_length[:20]
-            )
-        split = int(header_length)
+    split = len(body) if header_length is None else _split(header_length, len(body))
     request = parse_object(body[:split])
     tensor = _only_input(request)
     matrix = _matrix(tensor, body[split:], width, max_rows)
-    request_id = request.get("id", "")
-    if not isinstance(request_id, str):
-        raise SchemaError("wrong type", field="id", expected="a string", got=kind(request_id))
-    return InferRequest(request_id, matrix, _wants_binary(request))
+    binary = _wants_binary(request)
+    return InferRequest(id_of(request, "id"), matrix, binary, _timeout_s(request))
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object of a body.
-
-    Raises
-    ------
-    DecodeError
-        It is not one.
-    """
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise DecodeError("invalid JSON", expected="a JSON object", got=str(exc)[:80]) from exc
-    if not isinstance(value, dict):
-        raise DecodeError("invalid JSON", expected="a JSON object", got=kind(value))
-    return value
+def _split(header_length: str, size: int) -> int:
+    is_length = header_length.isascii() and header_length.isdecimal() and len(header_length) <= 18
+    if not is_length or int(header_length) > size:
+        raise DecodeError(
+            "wrong header",
+            field=HEADER_LENGTH,
+            expected=f"a length of at most {size}",
+            got=header_length[:20],
+        )
+    return int(header_length)
 
 
 def _only_input(request: dict[str, Any]) -> dict[str, Any]:
@@ -127,45 +117,83 @@ def _matrix(tensor: dict[str, Any], raw: bytes, width: int, max_rows: int) -> Ma
             "wrong number of rows",
             field="inputs[0].shape",
             expected=f"1 to {max_rows}",
-            got=str(rows),
+            got=str(rows)[:20],
         )
-    size = _parameters(tensor).get("binary_data_size")
+    parameters = _parameters(tensor, "inputs[0].")
+    _refuse_shared_memory(parameters, "inputs[0].")
+    size = parameters.get("binary_data_size")
     if size is not None:
-        values = from_binary(raw, size, rows * width)
-    else:
-        values = numbers(tensor.get("data"))
-    if values.size != rows * width:
-        raise ShapeMismatch(
-            "data and shape differ",
-            field="inputs[0].data",
-            expected=f"{rows * width} numbers",
-            got=str(values.size),
-        )
-    return values.reshape(rows, width)
+        if "data" in tensor:
+            raise _unwanted("inputs[0].data", "nothing beside binary_data_size")
+        return from_binary(raw, size, rows * width).reshape(rows, width)
+    if raw:
+        raise _unwanted("inputs[0].parameters.binary_data_size", f"the size of {len(raw)} bytes")
+    return from_json(tensor.get("data"), rows, width).reshape(rows, width)
 
 
 def _wants_binary(request: dict[str, Any]) -> bool:
-    outputs = request.get("outputs") or []
-    wanted = _parameters(request).get("binary_data_output", False)
-    if not isinstance(outputs, list):
+    wanted = _flag(_parameters(request), "binary_data_output", "parameters", default=False)
+    outputs = request.get("outputs")
+    if outputs is not None and not isinstance(outputs, list):
         raise SchemaError("wrong type", field="outputs", expected="a list", got=kind(outputs))
-    for at, output in enumerate(outputs):
+    for at, output in enumerate(outputs or []):
         name = output.get("name") if isinstance(output, dict) else None
-        if name != OUTPUT:
+        if name != OUTPUT or at > 0:
             raise ShapeMismatch(
-                "unknown output", field=f"outputs[{at}].name", expected=OUTPUT, got=str(name)[:40]
+                "unknown output" if name != OUTPUT else "an output asked for twice",
+                field=f"outputs[{at}].name",
+                expected=OUTPUT if at == 0 else "one output",
+                got=str(name)[:40],
             )
-        wanted = _parameters(output).get("binary_data", wanted)
-    return bool(wanted)
+        where = f"outputs[{at}]."
+        parameters = _parameters(output, where)
+        _refuse_shared_memory(parameters, where)
+        if parameters.get("classification"):
+            raise _unwanted(f"{where}parameters.classification", "scores: they have no labels")
+        wanted = _flag(parameters, "binary_data", f"{where}parameters", default=wanted)
+    return wanted
 
 
-def _parameters(node: dict[str, Any]) -> dict[str, Any]:
-    parameters = node.get("parameters") or {}
+def _timeout_s(request: dict[str, Any]) -> float | None:
+    """Return Triton's request parameter, which is in microseconds; 0 is none."""
+    timeout_us = _parameters(request).get("timeout", 0)
+    if type(timeout_us) is not int or not 0 <= timeout_us <= LARGEST_TIMEOUT_US:
+        raise SchemaError(
+            "wrong value",
+            field="parameters.timeout",
+            expected="microseconds",
+            got=str(timeout_us)[:20],
+        )
+    return timeout_us / 1e6 if timeout_us else None
+
+
+def _parameters(node: dict[str, Any], where: str = "") -> dict[str, Any]:
+    parameters = node.get("parameters")
+    if parameters is None:
+        return {}
     if not isinstance(parameters, dict):
         raise SchemaError(
-            "wrong type", field="parameters", expected="an object", got=kind(parameters)
+            "wrong type", field=f"{where}parameters", expected="an object", got=kind(parameters)
         )
     return parameters
+
+
+def _flag(parameters: dict[str, Any], name: str, where: str, *, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise SchemaError(
+            "wrong type", field=f"{where}.{name}", expected="a boolean", got=kind(value)
+        )
+    return value
+
+
+def _refuse_shared_memory(parameters: dict[str, Any], where: str) -> None:
+    if "shared_memory_region" in parameters:
+        raise _unwanted(f"{where}parameters.shared_memory_region", "the tensor in the body")
+
+
+def _unwanted(field: str, expected: str) -> RecordError:
+    return SchemaError("not supported here", field=field, expected=expected, got="it is given")
 
 
 def answer(
@@ -176,7 +204,7 @@ def answer(
     response = {
         "model_name": pipeline,
         "model_version": route.version.version,
-        "id": request.id,
+        **({"id": request.id} if request.id else {}),
         "outputs": [output],
     }
     if not request.binary:
@@ -187,15 +215,3 @@ def answer(
     header = json.dumps(response).encode()
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
     return header + raw, headers
-
-
-def metadata(pipeline: str, route: Route, versions: list[str]) -> dict[str, Any]:
-    """Return the metadata of a pipeline's model."""
-    model = route.model
-    return {
-        "name": pipeline,
-        "versions": versions,
-        "platform": PLATFORM,
-        "inputs": [{"name": INPUT, "datatype": DTYPE, "shape": [-1, model.width]}],
-        "outputs": [{"name": OUTPUT, "datatype": DTYPE, "shape": [-1, model.score_width]}],
-    }

@@ -12,9 +12,9 @@ from penstock_schemas.errors import ModelUnavailable, PenstockError, RecordError
 from penstock_inference.canary_pauses import CANARY_TIMEOUT_S, CanaryPauses
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_link import ModelLink
+from penstock_inference.rest_batches import Batches, Server
 from penstock_inference.routing import Route, RouteTable
 from penstock_inference.tensors import Matrix, finite_scores
-from penstock_inference.triton import ScoringCall, ServedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,6 @@ class Scorer(Protocol):
         """Return the scores of a key's event by the version that the key meets in the stream."""
 
 
-class Server(Protocol):
-    """The model server; `TritonServer` in service."""
-
-    def start(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> ScoringCall:
-        """Send a matrix and return at once."""
-
-
 class LinkedScorer:
     """Scores through the model link of one pipeline; used by one event loop.
 
@@ -73,7 +66,7 @@ class LinkedScorer:
     ) -> None:
         self._config = config
         self._link = link
-        self._server = server
+        self._batches = Batches(server)
         self._metrics = metrics
         self._pauses = CanaryPauses()
 
@@ -154,9 +147,7 @@ class LinkedScorer:
         return scored
 
     async def _score(self, route: Route, matrix: Matrix, timeout_s: float) -> Scored:
-        call = self._server.start(route.model, matrix, timeout_s)
-        await call.settled()
-        scores = call.scores(0.0)
+        scores = await self._batches.scores(route.model, matrix, timeout_s)
         for _, error in finite_scores(scores):
             raise error
         return Scored(route, scores)
