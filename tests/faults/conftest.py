@@ -1,0 +1,72 @@
+"""Where fault tests find their infrastructure, and worlds that are cleaned up."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.background import Background, background_calls
+from harness.bare_router import ServicePlaces
+from harness.broker import Cluster
+from harness.fault_world import FaultWorld
+
+MakeWorld = Callable[..., FaultWorld]
+MakeCluster = Callable[..., Cluster]
+
+
+@pytest.fixture(scope="session")
+def fault_places(request: pytest.FixtureRequest) -> ServicePlaces:
+    """Return Kafka, registry and Triton: PENSTOCK_TEST_TRITON and the others, else the stack's."""
+    kafka = str(request.getfixturevalue("kafka_bootstrap"))
+    registry = str(request.getfixturevalue("registry_url"))
+    triton = os.environ.get("PENSTOCK_TEST_TRITON")
+    if triton:  # host:port,repository
+        grpc, _, models_dir = triton.partition(",")
+        return ServicePlaces(kafka, registry, grpc, Path(models_dir))
+    stack = request.getfixturevalue("stack")
+    return ServicePlaces(kafka, registry, stack.triton_grpc_url, stack.models_dir)
+
+
+@pytest.fixture
+def make_world(fault_places: ServicePlaces, tmp_path: Path) -> Iterator[MakeWorld]:
+    """Return a maker of worlds; ``kafka`` names another cluster than the shared one."""
+    with ExitStack() as closing:
+        made = 0
+
+        def make(kafka: str | None = None, **facts: Any) -> FaultWorld:
+            nonlocal made
+            made += 1
+            root = tmp_path / f"world{made}"
+            root.mkdir()
+            places = replace(fault_places, kafka=kafka) if kafka else fault_places
+            world = FaultWorld(places, root, **facts)
+            closing.callback(world.close)
+            return world
+
+        yield make
+
+
+@pytest.fixture
+def make_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeCluster]:
+    """Return a maker of Kafka clusters of the test's own, which it may do anything to."""
+    with ExitStack() as closing:
+
+        def make(**facts: Any) -> Cluster:
+            cluster = Cluster(tmp_path_factory.mktemp("kafka"), **facts)
+            closing.callback(cluster.close)
+            cluster.start()
+            return cluster
+
+        yield make
+
+
+@pytest.fixture
+def in_background() -> Iterator[Background]:
+    """Return a function that runs a call in a thread."""
+    with background_calls() as start:
+        yield start
