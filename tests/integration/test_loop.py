@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 EVENTS = 3_000
 MakeWorld = Callable[[], LoopWorld]
-LEAVES_ABORTED_OUTPUTS = {"mid_produce", "after_offsets"}
+LEAVES_ABORTED_OUTPUTS = {"mid_produce", "after_flush", "after_offsets"}
 """Places where outputs have reached the broker for certain and cannot be committed."""
 
 

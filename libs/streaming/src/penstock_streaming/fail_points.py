@@ -18,8 +18,10 @@ VARIABLE: Final = "PENSTOCK_FAIL_POINT"
 FAIL_POINTS: Final = (
     "after_poll",
     "after_submit",
+    "after_result",
     "mid_produce",
     "before_offsets",
+    "after_flush",
     "after_offsets",
     "during_commit",
     "after_commit",

@@ -44,6 +44,7 @@ class FlushingProducer(OutputProducer):
             raise OutcomeUnknown(f"delivery: {self._failed.name()}")
         if left:
             raise OutcomeUnknown(f"{left} records are not delivered in time")
+        self._fail_points.reach("after_flush")
         self._fail_points.reach("after_offsets")
         self._fail_points.during("during_commit")
         try:

@@ -146,6 +146,7 @@ class InFlight:
             except RetryableError:
                 work.pending = None
                 raise
+            self._context.fail_points.reach("after_result")
             write(work.batch, handled)
             self._work.popleft()
 

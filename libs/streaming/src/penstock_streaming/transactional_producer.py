@@ -81,6 +81,9 @@ class TransactionalProducer(OutputProducer):
         deadline = Deadline(self._loop.commit_timeout_s)
         metadata = self._group.membership(self._member_id)
         client = self._client
+        if self._fail_points.armed == "after_flush":
+            self.settle()
+            self._fail_points.reach("after_flush")
         self._call(lambda t: client.send_offsets_to_transaction(ends, metadata, t), deadline)
         self._fail_points.reach("after_offsets")
         self._fail_points.during("during_commit")
