@@ -43,11 +43,13 @@ def _parser() -> argparse.ArgumentParser:
         "scale", help="set the replicas of a pipeline; the running service applies it in seconds"
     )
     scale.add_argument("pipeline")
-    scale.add_argument("replicas", type=_positive)
+    scale.add_argument("replicas", type=_replicas, help="a number, or auto: what the settings say")
     return parser
 
 
-def _positive(text: str) -> int:
+def _replicas(text: str) -> int:
+    if text == "auto":
+        return 0
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")

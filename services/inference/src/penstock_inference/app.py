@@ -17,6 +17,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
+from penstock_inference.autoscaling import serve_config
 from penstock_inference.gateway import Gateway
 from penstock_inference.router import DRAIN_S, Router
 from penstock_inference.run_facts import METRICS, wanted_replicas
@@ -28,6 +29,8 @@ NAMESPACE: Final = "penstock"
 GATEWAY_APP: Final = "gateway"
 GATEWAY_CONNECTIONS: Final = 512
 """Requests that Serve passes to the gateway at once; the gateway itself answers 429 long before."""
+ITSELF: Final = 0
+"""In place of a number of replicas: Serve decides it."""
 ROUTER_CALLS: Final = 4
 """Nothing is called on a router but its health check."""
 
@@ -98,7 +101,7 @@ class Applications:
         Serve replaces replicas whose version differs. It is one per process, so that a change of
         scale leaves the running replicas alone and a new release does not.
     scale
-        Replicas deployed, by pipeline.
+        Replicas deployed, by pipeline; `ITSELF` where the deployment scales itself.
     """
 
     settings: InferenceSettings
@@ -160,7 +163,8 @@ class Applications:
     def _wanted(self) -> dict[str, int]:
         noted = wanted_replicas(self.settings.run_dir)
         names = [p.config.pipeline for p in self.pipelines]
-        return {name: noted.get(name, self.settings.replicas) for name in names}
+        by_default = ITSELF if self.settings.autoscaling.enabled else self.settings.replicas
+        return {name: noted.get(name) or by_default for name in names}
 
     def _router(self, pipeline: LoadedPipeline) -> serve.RunTarget:
         name = pipeline.config.pipeline
@@ -171,7 +175,7 @@ class Applications:
         deployment = serve.deployment(
             target,
             name=name,
-            num_replicas=replicas,
+            **self._number(replicas),
             max_ongoing_requests=calls,
             ray_actor_options={"num_cpus": self.settings.replica_cpus},
             health_check_period_s=2.0,
@@ -183,6 +187,11 @@ class Applications:
         # Serve's own version is a new one per call, and would restart all replicas for a mere
         # change of their number; the option is internal in this release of Ray, hence the pin.
         return deployment.options(version=self.code_version, _internal=True)
+
+    def _number(self, replicas: int) -> dict[str, Any]:
+        if replicas == ITSELF:
+            return {"autoscaling_config": serve_config(self.settings.autoscaling)}
+        return {"num_replicas": replicas}
 
     @staticmethod
     def _run(targets: list[serve.RunTarget]) -> None:

@@ -30,6 +30,7 @@ from penstock_inference.model_calls import Model
 from penstock_inference.model_link import ModelLink
 from penstock_inference.pipeline import Signature
 from penstock_inference.run_facts import own_facts, remove_replica, write_replica
+from penstock_inference.scaling import figures
 from penstock_inference.settings import InferenceSettings
 from penstock_inference.triton import TritonServer
 
@@ -98,6 +99,11 @@ class Router:
         """Tell whether this replica takes records."""
         processor = self._processor
         return processor is not None and processor.ready and self._link.ready
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Answer Serve's question for what the number of replicas depends on."""
+        processor = self._processor
+        return {} if processor is None else figures(processor.backlog)
 
     def close(self) -> None:
         """Finish what is in flight, commit, leave the group; bounded by `DRAIN_S`."""

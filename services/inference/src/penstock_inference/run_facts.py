@@ -83,17 +83,20 @@ def is_running(facts: ReplicaFacts) -> bool:
 def wanted_replicas(run_dir: Path) -> dict[str, int]:
     """Return the wanted replicas by pipeline, as `want_replicas` has noted them.
 
-    A file that cannot be read counts as none: the settings' number holds.
+    0 stands for what the settings say, and so does no note, or a file that cannot be read.
     """
     try:
         content = json.loads((run_dir / SCALE).read_text(encoding="utf-8"))
-        return {str(k): max(1, int(v)) for k, v in content.items()}
+        return {str(k): max(0, int(v)) for k, v in content.items()}
     except (OSError, ValueError, AttributeError):
         return {}
 
 
 def want_replicas(run_dir: Path, pipeline: str, replicas: int) -> None:
-    """Note the wanted replicas of a pipeline; the running service applies it within seconds."""
+    """Note the wanted replicas of a pipeline, 0 for what the settings say.
+
+    The running service applies it within seconds.
+    """
     wanted = {**wanted_replicas(run_dir), pipeline: replicas}
     _write(run_dir / SCALE, wanted)
 

@@ -12,6 +12,8 @@ from penstock_streaming.settings import KafkaSettings, LoopSettings
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from penstock_inference.scaling import AutoscalingSettings
+
 PREFIX: Final = "PENSTOCK_INFERENCE_"
 KNOWN_TO_THE_STACK: Final = frozenset({"PENSTOCK_INFERENCE_PORT"})
 """Read by ``penstock up``, which sets our own names from it."""
@@ -90,6 +92,8 @@ class InferenceSettings(BaseSettings):
     """host:port of the Ray head; its access token is found by Ray's own RAY_AUTH_TOKEN_PATH."""
     replicas: PositiveInt = 1
     """Router replicas per pipeline at start; each is a member of the consumer group."""
+    autoscaling: AutoscalingSettings = AutoscalingSettings()
+    """Replicas by what there is to do, in place of a fixed number; off by default."""
     replica_cpus: PositiveFloat = 0.1
     """CPUs that Ray reserves per replica. It binds nothing: too much, and jobs pend for ever."""
     gateway_host: str = "127.0.0.1"
