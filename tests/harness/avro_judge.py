@@ -45,8 +45,8 @@ class AvroJudge:
         try:
             row = self._reader.read(value)
         except RecordError as exc:
-            # Beyond doubt good: then the strict reader is too strict.
-            assert not self._is_plain(value) or isinstance(exc, SchemaError), (value, exc)
+            if self._is_plain(value) and not isinstance(exc, SchemaError):
+                raise AssertionError(f"the strict reader refuses {value!r}, which is good") from exc
             return exc.dead_letter_class
         stream = io.BytesIO(value[len(HEAD) :])
         read = fastavro.schemaless_reader(stream, self._writer, self._wanted)
@@ -74,9 +74,20 @@ def resolve(writer: str, schema_id: int) -> str:
 
 
 def same_rows(columns: pa.RecordBatch, rows: list[dict[str, Any]], text: str) -> bool:
-    """Tell whether columns hold rows, a NaN being equal to itself."""
+    """Tell whether columns hold rows; a NaN equals any other, whose bits no Python float keeps."""
     encoder = ColumnarEncoder(text, SCHEMA_ID)
-    return encoder.encode(columns) == encoder.encode(columns_of(rows, columns.schema))
+    found, wanted = (encoder.encode(c) for c in (columns, columns_of(rows, columns.schema)))
+    return found == wanted or (
+        len(found) == len(wanted)
+        and all(
+            a == b or repr(_plain(a, text)) == repr(_plain(b, text))
+            for a, b in zip(found, wanted, strict=True)
+        )
+    )
+
+
+def _plain(value: bytes, text: str) -> Any:
+    return fastavro.schemaless_reader(io.BytesIO(value[len(HEAD) :]), parsed(text), None)
 
 
 def _named_alike(reader: str, writer: str) -> str:

@@ -6,11 +6,10 @@ import os
 import random
 import resource
 from functools import partial
-from typing import Any
 
 import pytest
 from harness.avro_judge import AvroJudge, resolve, same_rows
-from harness.mutants import FLAT, LAYOUTS, NESTED, Layout, mutate
+from harness.mutants import LAYOUTS, NESTED, Layout, mutate
 from penstock_schemas.codec import ColumnarDecoder
 
 MUTATIONS = 1_000_000 if os.environ.get("FULL") == "1" else 54_000
