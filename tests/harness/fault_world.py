@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,13 +92,16 @@ class FaultWorld:
         used |= {topics.dead_letter(name) for name in (topics.events, topics.features)}
         return [topic for topic in topics.all(partitions) if topic.name in used]
 
-    def start_ingest(self, **extra: str) -> subprocess.Popen[bytes]:
-        """Start the ingest service and wait for nothing."""
+    def start_ingest(
+        self, others: Sequence[FaultWorld] = (), **extra: str
+    ) -> subprocess.Popen[bytes]:
+        """Start the ingest service, for other worlds too, and wait for nothing."""
+        folders = [str(world.loaded.folder) for world in (self, *others)]
         environment = {
             **os.environ,
             f"{ADDRESSES}KAFKA__BOOTSTRAP_SERVERS": self.places.kafka,
             f"{ADDRESSES}REGISTRY__URL": self.places.registry,
-            f"{ADDRESSES}PIPELINES": f'["{self.loaded.folder}"]',
+            f"{ADDRESSES}PIPELINES": json.dumps(folders),
             f"{ADDRESSES}FEAST_DIR": str(self.run_dir / "feast"),
             f"{ADDRESSES}RUN_DIR": str(self.run_dir / "ingest"),
             f"{ADDRESSES}METRICS_PORT": "0",

@@ -1,0 +1,211 @@
+"""Router processes killed, stopped, frozen, added and removed: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from harness.background import Background
+from harness.bare_router import BareRouter
+from harness.fault_window import FULL, FaultWindow, await_ready
+from harness.fault_world import FaultWorld
+from harness.faults import frozen
+from harness.waiting import eventually
+from penstock_streaming.fail_points import FAIL_POINTS
+
+MakeWorld = Callable[..., FaultWorld]
+pytestmark = [pytest.mark.integration]
+
+LEAVES_ABORTED_OUTPUTS = {"mid_produce", "after_flush", "after_offsets"}
+"""Places where outputs have reached the broker for certain and cannot be committed."""
+QUICK_PLACES = ("mid_produce", "after_offsets", "during_commit")
+LANES = 3
+PACE = 2_000.0
+
+
+def kill_at(world: FaultWorld, place: str, seed: int, events: int) -> None:
+    """Have a router die at a place; its successor must leave the log as if nothing happened."""
+    visit = random.Random(seed).randint(1, 3)
+    with FaultWindow(world, f"F1 {place}:{visit}", seed) as window:
+        window.publish(events)
+        first = world.start_router(f"{place}:{visit}")
+        assert first.wait(90) == -signal.SIGKILL
+        window.ended(f"kill at {place}")
+        second = world.start_router()
+        report = window.judge()
+        assert second.stop() == 0
+    if place in LEAVES_ABORTED_OUTPUTS:
+        assert report.aborted.get("predictions", 0) > 0, f"{place} missed"
+
+
+def in_lanes(worlds: Sequence[FaultWorld], rounds: Sequence[tuple[str, int]], events: int) -> None:
+    """Do the rounds, one lane per world: they are waiting most of the time."""
+
+    def lane(number: int) -> None:
+        for place, seed in rounds[number :: len(worlds)]:
+            kill_at(worlds[number], place, seed, events)
+
+    with ThreadPoolExecutor(len(worlds)) as pool:
+        for done in [pool.submit(lane, number) for number in range(len(worlds))]:
+            done.result()
+
+
+@pytest.mark.timeout(240)
+def test_killed_in_a_transaction(make_world: MakeWorld, seed: int) -> None:
+    worlds = [make_world() for _ in QUICK_PLACES]
+    worlds[0].start_ingest(others=worlds[1:])
+    in_lanes(worlds, [(place, seed) for place in QUICK_PLACES], 3_000)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+def test_killed_at_every_place(make_world: MakeWorld, seed: int) -> None:
+    worlds = [make_world() for _ in range(LANES)]
+    worlds[0].start_ingest(others=worlds[1:])
+    seeds = [seed + n for n in range(20 if FULL else 5)]
+    in_lanes(worlds, [(place, s) for s in seeds for place in FAIL_POINTS], 20_000)
+
+
+class Fleet:
+    """Routers that come and go."""
+
+    def __init__(self, world: FaultWorld, count: int) -> None:
+        self.world = world
+        self.routers = [world.start_router() for _ in range(count)]
+
+    def replace(self, router: BareRouter) -> None:
+        self.routers.remove(router)
+        self.add()
+
+    def add(self) -> None:
+        self.routers.append(self.world.start_router())
+
+    def stop(self) -> None:
+        for router in self.routers:
+            assert router.stop() == 0
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+def test_killed_at_random(make_world: MakeWorld, seed: int, in_background: Background) -> None:
+    rng, chaos_s = random.Random(seed), 600.0 if FULL else 90.0
+    world = make_world(partitions=3)
+    world.start_ingest()
+    with FaultWindow(world, "F2", seed) as window:
+        fleet = Fleet(world, 2)
+        await_ready(fleet.routers)
+        publishing = window.publishing(in_background, chaos_s, PACE)
+        while window.age_s < chaos_s:
+            pause(rng.uniform(3.0, 8.0))
+            victim = rng.choice(fleet.routers)
+            victim.process.kill()
+            victim.wait()
+            window.ended("kill -9")
+            fleet.replace(victim)
+        publishing.join()
+        report = window.judge()
+        fleet.stop()
+    assert report.aborted.get("predictions", 0) > 0, "no kill bit"
+
+
+def pause(seconds: float) -> None:
+    """Let time pass between two faults."""
+    threading.Event().wait(seconds)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(400)
+def test_sigterm_leaves_no_open_transaction(
+    make_world: MakeWorld, seed: int, in_background: Background
+) -> None:
+    rng, rounds = random.Random(seed), 8
+    world = make_world()
+    world.start_ingest()
+    with FaultWindow(world, "F3", seed) as window:
+        router = world.started_router()
+        publishing = window.publishing(in_background, rounds * 8.0, PACE)
+        for _ in range(rounds):
+            pause(rng.uniform(0.5, 2.0))
+            assert router.stop() == 0
+            eventually(
+                lambda: not window.run.has_open_transaction("inference"),
+                1.0,
+                "no transaction is open",
+                every_s=0.05,
+            )
+            window.ended("SIGTERM")
+            router = world.started_router()
+        publishing.join()
+        window.judge()
+        assert router.stop() == 0
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(400)
+def test_zombie_that_wakes_after_a_minute_is_fenced(
+    make_world: MakeWorld, seed: int, in_background: Background
+) -> None:
+    frozen_s = 60.0
+    world = make_world(batching="{max_batch_rows: 400, commit_interval_ms: 500}")
+    world.start_ingest()
+    with FaultWindow(world, "F4", seed) as window:
+        zombie = world.started_router()
+        publishing = window.publishing(in_background, frozen_s + 20.0, PACE)
+        eventually(
+            lambda: window.run.has_open_transaction("inference"), 30, "it is in one", every_s=0.0
+        )
+        with frozen([zombie.pid]):
+            heir = world.started_router()
+            pause(frozen_s)
+        window.ended("SIGSTOP 60 s")
+        publishing.join()
+        window.judge()
+        assert heir.stop() == 0
+        assert zombie.stop() == 0
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1200)
+def test_workers_come_and_go(make_world: MakeWorld, seed: int, in_background: Background) -> None:
+    rng, chaos_s = random.Random(seed), 300.0 if FULL else 90.0
+    world = make_world(partitions=3)
+    world.start_ingest()
+    with FaultWindow(world, "F17", seed) as window:
+        fleet = Fleet(world, 1)
+        await_ready(fleet.routers)
+        publishing = window.publishing(in_background, chaos_s, PACE)
+        while window.age_s < chaos_s:
+            if len(fleet.routers) < 2 or (len(fleet.routers) < 4 and rng.random() < 0.5):
+                fleet.add()
+            else:
+                leaver = rng.choice(fleet.routers)
+                fleet.routers.remove(leaver)
+                leaver.process.kill() if rng.random() < 0.5 else leaver.stop()
+                leaver.wait()
+                window.ended("a worker left")
+            pause(5.0)
+        publishing.join()
+        window.judge()
+        fleet.stop()
+
+
+@pytest.mark.timeout(200)
+def test_partitions_grow_live(make_world: MakeWorld, seed: int, in_background: Background) -> None:
+    world = make_world(partitions=2)
+    world.start_ingest()
+    with FaultWindow(world, "F20", seed) as window:
+        router = world.started_router()
+        publishing = window.publishing(in_background, 20.0, 500.0)
+        eventually(lambda: window.run.done("inference") > 1_000, 60, "work is under way")
+        world.apply_topics(4)
+        window.ended("partitions added")
+        publishing.join()
+        window.publish(1_000)
+        window.judge()
+        used = {record.partition for record in window.run.records("predictions")}
+        assert router.stop() == 0
+    assert used == {0, 1, 2, 3}
