@@ -20,6 +20,7 @@ from harness.inference_fakes import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from penstock_inference.breakers import Breakers
 from penstock_inference.canary_pauses import CANARY_TIMEOUT_S, CanaryPauses
 from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceFamilies
@@ -65,7 +66,7 @@ def now() -> list[float]:
 @pytest.fixture
 def canaried(handler: InferenceHandler, scorer: FakeScorer, now: list[float]) -> InferenceHandler:
     handler.model = Model(scorer, lambda: TABLE, 5.0)
-    handler._pauses = CanaryPauses(lambda: now[0])
+    handler._pauses = CanaryPauses(Breakers(lambda: now[0]))
     return handler
 
 
@@ -208,7 +209,7 @@ def test_champion_answers_the_one_row_that_the_canary_fails_on(
     assert fallbacks(families) == 1
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(champion=st.sets(st.integers(0, ROWS - 1)), canary=st.sets(st.integers(0, ROWS - 1)))
 def test_only_what_the_champion_fails_on_too_is_dead(
     handler: InferenceHandler, champion: set[int], canary: set[int]

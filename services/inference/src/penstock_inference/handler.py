@@ -67,7 +67,7 @@ class InferenceHandler(StatelessHandler):
         self.metrics = metrics
         self.clock_ms = clock_ms
         self._calls = ModelCalls(model, metrics)
-        self._pauses = CanaryPauses()
+        self._pauses = CanaryPauses(model.breakers)
         self._table: RouteTable | None = None
 
     def submit(self, batch: MessageBatch) -> PendingBatch:

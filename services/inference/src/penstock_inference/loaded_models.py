@@ -139,6 +139,18 @@ class LoadedModels:
         logger.warning("%s fails every call though the server calls it ready: loaded anew", name)
         self._server.reload(name)
 
+    def probe(self, model: ServedModel, row: Matrix) -> ModelUnavailable | None:
+        """Send one row, shape (1, d), to a model; return why it is not answered, None if it is."""
+        try:
+            self._server.infer(model, row, PROBE_TIMEOUT_S)
+        except ModelUnavailable as exc:
+            return exc
+        except ModelRejected as exc:
+            return ModelUnavailable(str(exc))
+        except RecordError:
+            pass  # refused by a process that lives
+        return None
+
     def _answers(self, model: ServedModel, row: Matrix) -> bool:
         """Tell whether a row goes through, or the server does not call the model ready."""
         for _ in range(PROBES):

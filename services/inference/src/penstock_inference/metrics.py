@@ -11,6 +11,7 @@ from penstock_schemas.records import ModelVersion
 from penstock_telemetry.metrics import LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from penstock_inference.breakers import STATES, BreakerState
 from penstock_inference.routing import Route, RouteTable
 
 Stage = Literal["decode", "infer", "encode"]
@@ -49,6 +50,18 @@ class InferenceMetrics:
         self._families.fallbacks.labels(self._pipeline, version.model_name, version.version).inc(
             rows
         )
+
+    def deadline_hit(self, route: Route) -> None:
+        """Count a call that a version let wait for its whole deadline."""
+        version = route.version
+        labels = (self._pipeline, version.model_name, version.version)
+        self._families.deadline_hits.labels(*labels).inc()
+
+    def breaker(self, version: ModelVersion, state: BreakerState) -> None:
+        """Show the state of a version's circuit."""
+        labels = (self._pipeline, version.model_name, version.version)
+        for each in STATES:
+            self._families.breaker.labels(*labels, each).set(int(each == state))
 
     def canary_out(self, version: ModelVersion, is_out: bool) -> None:
         """Show whether a canary takes no traffic though it should."""
@@ -111,6 +124,20 @@ class InferenceFamilies:
             "penstock_inference_canary_out",
             "1 while a canary does not load or does not fit, and the champion has its keys.",
             ["pipeline", "model", "version"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.deadline_hits = Counter(
+            "penstock_model_deadline_hits_total",
+            "Calls that a model version let wait for their whole deadline.",
+            ["pipeline", "model", "version"],
+            registry=registry,
+        )
+        self.breaker = Gauge(
+            "penstock_model_breaker_state",
+            "1 for the state that the circuit of a model version is in: closed, open (no call is "
+            "sent), half_open (one is, to see).",
+            ["pipeline", "model", "version", "state"],
             registry=registry,
             multiprocess_mode="livemax",
         )

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from penstock_schemas.errors import ModelRejected, ModelUnavailable, ShapeMismatch
 
+from penstock_inference.breakers import Breakers, DeadlineHit
 from penstock_inference.isolation import isolate
 from penstock_inference.metrics import InferenceMetrics
-from penstock_inference.routing import Route, RouteTable
+from penstock_inference.routing import CHAMPION, Route, RouteTable
+from penstock_inference.seen_rows import SeenRows
 from penstock_inference.tensors import Matrix, RowErrors, finite_scores
 from penstock_inference.triton import ScoringCall, ServedModel
 
 ISOLATION_S = 10.0
 """Time to find the rows that a model fails on, seconds; then the batch is tried again."""
+
+OPEN_RETRY_S = 0.25
+"""Wait that a refusal by an open circuit asks for, seconds; it has cost nothing."""
 
 
 class Scorer(Protocol):
@@ -44,12 +49,18 @@ class Model:
         Deadline of one inference call, seconds.
     suspect
         Is told the name of a model that no row goes through, and a row that once did.
+    breakers
+        The circuits of the pipeline's models; whoever made them probes the champion.
+    seen
+        Is told rows that the champion has answered.
     """
 
     scorer: Scorer
     table: Callable[[], RouteTable | None]
     timeout_s: float
     suspect: Callable[[str, Matrix | None], object] = lambda name, row: None
+    breakers: Breakers = field(default_factory=Breakers)
+    seen: SeenRows = field(default_factory=SeenRows)
 
 
 class ModelCalls:
@@ -67,11 +78,22 @@ class ModelCalls:
         self._scorer = model.scorer
         self._timeout_s = model.timeout_s
         self._suspect = model.suspect
+        self._breakers = model.breakers
+        self._seen = model.seen
         self._metrics = metrics
         self._probes: dict[str, Matrix] = {}
 
     def start(self, route: Route, matrix: Matrix, limit_s: float = math.inf) -> ScoringCall:
-        """Send a matrix, shape (n, d), and return at once; ``limit_s`` shortens the deadline."""
+        """Send a matrix, shape (n, d), and return at once; ``limit_s`` shortens the deadline.
+
+        Raises
+        ------
+        ModelUnavailable
+            The champion's circuit is open. Others are asked only by who knows theirs to be closed.
+        """
+        name = route.model.name
+        if route.variant == CHAMPION and not self._breakers.is_closed(name):
+            raise ModelUnavailable(f"{name} fails: no call is sent", retry_after_s=OPEN_RETRY_S)
         return self._scorer.start(route.model, matrix, min(self._timeout_s, limit_s))
 
     def ask(self, route: Route, matrix: Matrix) -> tuple[Matrix, RowErrors]:
@@ -101,16 +123,15 @@ class ModelCalls:
         """
         model = route.model
         try:
-            scores = call.scores(timeout_s)
-            errors: RowErrors = []
-        except ShapeMismatch as exc:
-            # All rows have the model's own width: what is refused is the same for each.
-            return np.empty((len(matrix), 1), dtype=np.float32), [
-                (row, exc) for row in range(len(matrix))
-            ]
-        except ModelRejected:
-            limit_s = ISOLATION_S if isolation_s is None else isolation_s
-            scores, errors = self._isolated(model, matrix, limit_s)
+            scores, errors = self._outcome(model, matrix, call, timeout_s, isolation_s)
+        except ModelUnavailable as exc:
+            if isinstance(exc, DeadlineHit):
+                self._metrics.deadline_hit(route)
+            if route.variant == CHAMPION:
+                self._breakers.failed(model.name, exc)
+            raise
+        if route.variant == CHAMPION:
+            self._breakers.answered(model.name)
         known = {row for row, _ in errors}
         errors.extend((row, e) for row, e in finite_scores(scores) if row not in known)
         errors.sort(key=lambda item: item[0])
@@ -118,7 +139,29 @@ class ModelCalls:
         good = next((row for row in range(len(matrix)) if row not in bad), None)
         if good is not None and model.name not in self._probes:
             self._probes[model.name] = matrix[good : good + 1].copy()
+        if not errors and route.variant == CHAMPION:
+            self._seen.note(matrix)
         return scores, errors
+
+    def _outcome(
+        self,
+        model: ServedModel,
+        matrix: Matrix,
+        call: ScoringCall,
+        timeout_s: float,
+        isolation_s: float | None,
+    ) -> tuple[Matrix, RowErrors]:
+        """Return the scores, and the rows that the model refuses or fails on."""
+        try:
+            return call.scores(timeout_s), []
+        except ShapeMismatch as exc:
+            # All rows have the model's own width: what is refused is the same for each.
+            return np.empty((len(matrix), 1), dtype=np.float32), [
+                (row, exc) for row in range(len(matrix))
+            ]
+        except ModelRejected:
+            limit_s = ISOLATION_S if isolation_s is None else isolation_s
+            return self._isolated(model, matrix, limit_s)
 
     def _isolated(
         self, model: ServedModel, matrix: Matrix, limit_s: float

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from penstock_schemas.errors import PenstockError, RetryableError
 from penstock_schemas.records import ModelVersion, RoutingState
 
+from penstock_inference.circuits import Circuits
 from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.routing import (
@@ -27,6 +29,7 @@ from penstock_inference.routing import (
     variant_of,
 )
 from penstock_inference.tensors import Matrix
+from penstock_inference.trouble_log import TroubleLog
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +52,27 @@ class ModelLink:
         What is loaded on the model server.
     metrics
         Shows what serves.
+    clock
+        Monotonic seconds.
+
+    Attributes
+    ----------
+    breakers
+        The circuits of the pipeline's models; the champion's is probed by the keeper.
+    seen
+        Rows that went through the champion, where the process notes them.
     """
 
-    def __init__(self, follow: Follow, models: LoadedModels, metrics: InferenceMetrics) -> None:
+    def __init__(
+        self,
+        follow: Follow,
+        models: LoadedModels,
+        metrics: InferenceMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._circuits = Circuits(models.probe, metrics, clock)
+        self.breakers = self._circuits.breakers
+        self.seen = self._circuits.seen
         self._follow = follow
         self._models = models
         self._metrics = metrics
@@ -61,7 +82,7 @@ class ModelLink:
         self._table: RouteTable | None = None
         self._canaries: list[ModelVersion] = []
         self._is_ready = False
-        self._troubles: dict[str, str] = {}
+        self._troubles = TroubleLog()
         self._threads = [
             threading.Thread(target=self._run_follower, name="routing-topic", daemon=True),
             threading.Thread(target=self._run_keeper, name="model-keeper", daemon=True),
@@ -150,9 +171,11 @@ class ModelLink:
         model = self._models.known(wanted)
         if model is None:
             # While another version is loaded the old one answers; without its own it does not.
-            self._is_ready = self._is_ready and not self._serves(wanted)
+            if self._serves(wanted):
+                self._is_ready = False
+                self._circuits.lost(wanted.served_as)
             model = self._models.load(wanted)
-        self._is_ready = True
+        self._is_ready = self._circuits.is_closed(model)
         loaded = {wanted.served_as: model}
         candidates = canaries(state)
         for version in candidates:
@@ -168,7 +191,7 @@ class ModelLink:
         for version in {*self._canaries, *candidates}:
             trouble = self._models.troubles.get(version.served_as, "")
             self._metrics.canary_out(version, bool(trouble))
-            self._say(f"canary {version.served_as}", trouble)
+            self._troubles.say(f"canary {version.served_as}", trouble)
         self._canaries = candidates
 
     def _serves(self, version: ModelVersion) -> bool:
@@ -181,6 +204,7 @@ class ModelLink:
             return
         self._metrics.serving(table, old)
         self._table = table
+        self._circuits.follow(table)
         if table is None:
             logger.info("serving nothing")
             return
@@ -206,23 +230,12 @@ class ModelLink:
         while not self._stop.is_set():
             try:
                 self.keep()
-                self._say("model", "")
+                self._troubles.say("model", "")
             except PenstockError as exc:
                 self._is_ready = False
-                self._say("model", str(exc))
+                self._troubles.say("model", str(exc))
             except Exception:
                 self._is_ready = False
                 logger.exception("model keeper")
             self._wake.wait(CHECK_S)
             self._wake.clear()
-
-    def _say(self, what: str, trouble: str) -> None:
-        """Log a trouble when it begins, changes or ends, not every second."""
-        if trouble == self._troubles.get(what, ""):
-            return
-        if trouble:
-            self._troubles[what] = trouble
-            logger.warning("%s: %s", what, trouble)
-        else:
-            del self._troubles[what]
-            logger.info("%s: no trouble any more", what)

@@ -160,6 +160,8 @@ class Router:
                 lambda: self._link.table,
                 config.model.timeout_s,
                 self._link.suspect,
+                self._link.breakers,
+                self._link.seen,
             ),
             signature=Signature(
                 config.pipeline, threshold_of(self._settings, self._pipeline), self._attempt

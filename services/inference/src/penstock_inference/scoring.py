@@ -68,7 +68,7 @@ class LinkedScorer:
         self._link = link
         self._batches = Batches(server)
         self._metrics = metrics
-        self._pauses = CanaryPauses()
+        self._pauses = CanaryPauses(link.breakers)
 
     @property
     def ready(self) -> bool:

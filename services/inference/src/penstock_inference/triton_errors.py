@@ -17,10 +17,12 @@ from penstock_schemas.errors import (
 )
 from tritonclient.utils import InferenceServerException
 
+from penstock_inference.breakers import DeadlineHit
+
 ERRORS: Final[dict[grpc.StatusCode, type[PenstockError]]] = {
     # The server or the model is away, starting, or overloaded: try again.
     grpc.StatusCode.UNAVAILABLE: ModelUnavailable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: ModelUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineHit,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ModelUnavailable,
     grpc.StatusCode.NOT_FOUND: ModelUnavailable,
     grpc.StatusCode.CANCELLED: ModelUnavailable,

@@ -1,0 +1,246 @@
+"""The circuit breaker by itself, and how handler and keeper use it together."""
+
+from __future__ import annotations
+
+import pytest
+from harness.inference_fakes import WIDTH, FakeScorer, batch, framed, mean_score, vector, version
+from hypothesis import given
+from hypothesis import strategies as st
+from penstock_inference.breakers import (
+    ANSWERING,
+    BESIDE,
+    PROBE_LIMIT_S,
+    Breakers,
+    BreakerState,
+    DeadlineHit,
+)
+from penstock_inference.circuits import Circuits
+from penstock_inference.handler import InferenceHandler
+from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
+from penstock_inference.model_calls import Model
+from penstock_inference.routing import Route, RouteTable
+from penstock_inference.tensors import Matrix
+from penstock_inference.triton import ServedModel
+from penstock_schemas.errors import ModelUnavailable
+
+NAME = "tiny__1"
+AWAY = ModelUnavailable("away")
+CHAMPION = Route(version(), ServedModel(NAME, WIDTH, max_rows=4))
+TABLE = RouteTable("tiny", 1, CHAMPION)
+MESSAGES = batch([framed(vector(0))])
+
+
+@pytest.fixture
+def now() -> list[float]:
+    return [1000.0]
+
+
+@pytest.fixture
+def told() -> list[tuple[str, BreakerState]]:
+    return []
+
+
+@pytest.fixture
+def breakers(now: list[float], told: list[tuple[str, BreakerState]]) -> Breakers:
+    return Breakers(lambda: now[0], lambda name, state: told.append((name, state)))
+
+
+def open_it(breakers: Breakers) -> None:
+    for _ in range(ANSWERING.failures):
+        breakers.failed(NAME, AWAY)
+
+
+def test_failures_in_a_row_open_the_circuit(
+    breakers: Breakers, told: list[tuple[str, BreakerState]]
+) -> None:
+    for _ in range(5):
+        breakers.failed(NAME, AWAY)
+        breakers.failed(NAME, AWAY)
+        breakers.answered(NAME)
+    assert breakers.is_closed(NAME), "never three in a row"
+    open_it(breakers)
+    assert told == [(NAME, "open")]
+    assert not breakers.allows(NAME)
+    assert breakers.retry_after_s(NAME) == ANSWERING.first_pause_s
+    assert breakers.allows("another"), "each model has its own"
+
+
+def test_one_deadline_hit_opens_the_circuit(breakers: Breakers) -> None:
+    breakers.failed(NAME, DeadlineHit("5 s"))
+    assert breakers.state(NAME) == "open"
+
+
+def test_one_failure_is_enough_beside_another_model(breakers: Breakers) -> None:
+    breakers.failed(NAME, AWAY, BESIDE)
+    assert breakers.state(NAME) == "open"
+
+
+def test_one_probe_per_pause(breakers: Breakers, now: list[float]) -> None:
+    open_it(breakers)
+    pauses = []
+    for _ in range(6):
+        pauses.append(breakers.retry_after_s(NAME))
+        now[0] += pauses[-1] * 0.99
+        assert not breakers.allows(NAME)
+        now[0] += pauses[-1] * 0.02
+        assert [breakers.allows(NAME) for _ in range(3)] == [True, False, False]
+        breakers.failed(NAME, AWAY)
+    assert pauses == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+def test_probe_that_is_answered_closes_and_traffic_starts_the_pauses_over(
+    breakers: Breakers, now: list[float]
+) -> None:
+    open_it(breakers)
+    now[0] += 0.5
+    assert breakers.allows(NAME)
+    breakers.answered(NAME)
+    assert breakers.is_closed(NAME)
+    open_it(breakers)
+    assert breakers.retry_after_s(NAME) == 1.0, "the probe alone proves little"
+    now[0] += 1.0
+    assert breakers.allows(NAME)
+    breakers.answered(NAME)
+    breakers.answered(NAME)
+    open_it(breakers)
+    assert breakers.retry_after_s(NAME) == 0.5
+
+
+def test_probe_that_is_never_reported_is_given_up(breakers: Breakers, now: list[float]) -> None:
+    open_it(breakers)
+    now[0] += 0.5
+    assert breakers.allows(NAME)
+    now[0] += PROBE_LIMIT_S - 0.1
+    assert not breakers.allows(NAME)
+    now[0] += 0.2
+    assert breakers.allows(NAME)
+
+
+def test_late_answers_of_calls_sent_before_say_nothing(breakers: Breakers) -> None:
+    open_it(breakers)
+    breakers.answered(NAME)
+    assert breakers.state(NAME) == "open"
+    breakers.failed(NAME, AWAY)
+    assert breakers.retry_after_s(NAME) == ANSWERING.first_pause_s
+
+
+@given(st.lists(st.sampled_from(["ask", "fail", "answer", "wait", "hit"]), max_size=60))
+def test_no_call_while_open_and_never_stuck(steps: list[str]) -> None:
+    now = [0.0]
+    breakers = Breakers(lambda: now[0])
+    for step in steps:
+        before = breakers.state(NAME), breakers.retry_after_s(NAME)
+        match step:
+            case "ask":
+                allowed = breakers.allows(NAME)
+                assert allowed or before[0] != "closed"
+                assert not (allowed and before[0] == "open" and before[1] > 0)
+            case "fail":
+                breakers.failed(NAME, AWAY)
+            case "hit":
+                breakers.failed(NAME, DeadlineHit(""))
+            case "answer":
+                breakers.answered(NAME)
+            case _:
+                now[0] += 0.3
+        assert breakers.retry_after_s(NAME) <= ANSWERING.longest_pause_s
+    now[0] += max(PROBE_LIMIT_S, ANSWERING.longest_pause_s)
+    assert breakers.allows(NAME)
+    breakers.answered(NAME)
+    assert breakers.is_closed(NAME)
+
+
+class Probes:
+    """Probes that end as told."""
+
+    def __init__(self) -> None:
+        self.error: ModelUnavailable | None = AWAY
+        self.rows: list[list[float]] = []
+
+    def __call__(self, model: ServedModel, row: Matrix) -> ModelUnavailable | None:
+        self.rows.append(row[0].tolist())
+        return self.error
+
+
+def away(matrix: Matrix) -> Matrix:
+    raise AWAY
+
+
+def shown(families: InferenceFamilies) -> str:
+    samples = next(iter(families.breaker.collect())).samples
+    (state,) = [s.labels["state"] for s in samples if s.value == 1]
+    return state
+
+
+def test_stream_sends_nothing_until_the_keepers_probe_is_answered(
+    handler: InferenceHandler,
+    scorer: FakeScorer,
+    families: InferenceFamilies,
+    metrics: InferenceMetrics,
+    now: list[float],
+) -> None:
+    probes = Probes()
+    circuits = Circuits(probes, metrics, lambda: now[0])
+    circuits.follow(TABLE)
+    model = Model(scorer, lambda: TABLE, 5.0, breakers=circuits.breakers, seen=circuits.seen)
+    handler = InferenceHandler(
+        output_topic="t",
+        codecs=handler.codecs,
+        model=model,
+        signature=handler.signature,
+        metrics=metrics,
+    )
+    handler.submit(MESSAGES).result(1.0)
+    assert shown(families) == "closed"
+    scorer.respond = away
+    for _ in range(3):
+        with pytest.raises(ModelUnavailable, match="away"):
+            handler.submit(MESSAGES).result(1.0)
+    sent = len(scorer.calls)
+    assert shown(families) == "open"
+    with pytest.raises(ModelUnavailable, match="no call is sent"):
+        handler.submit(MESSAGES)
+    assert not circuits.is_closed(CHAMPION.model)
+    assert probes.rows == [], "not before its time"
+    now[0] += 0.5
+    assert not circuits.is_closed(CHAMPION.model)
+    scorer.respond, probes.error = mean_score, None
+    with pytest.raises(ModelUnavailable, match="no call is sent"):
+        handler.submit(MESSAGES)
+    now[0] += 1.0
+    assert circuits.is_closed(CHAMPION.model)
+    assert probes.rows == [pytest.approx(vector(0)["features"])] * 2, "a row that was seen"
+    assert len(scorer.calls) == sent
+    assert shown(families) == "closed"
+    handler.submit(MESSAGES).result(1.0)
+
+
+def test_deadline_hits_are_counted(
+    handler: InferenceHandler, scorer: FakeScorer, families: InferenceFamilies
+) -> None:
+    def slow(matrix: Matrix) -> Matrix:
+        raise DeadlineHit("too slow")
+
+    scorer.respond = slow
+    with pytest.raises(ModelUnavailable):
+        handler.submit(MESSAGES).result(1.0)
+    assert families.deadline_hits.labels("tiny", "tiny", "1")._value.get() == 1
+
+
+def test_model_that_is_not_ready_opens_its_circuit_without_traffic(
+    metrics: InferenceMetrics, now: list[float]
+) -> None:
+    circuits = Circuits(Probes(), metrics, lambda: now[0])
+    for _ in range(3):
+        circuits.lost(NAME)
+    assert circuits.breakers.state(NAME) == "open"
+
+
+def test_new_champion_starts_with_a_closed_circuit(metrics: InferenceMetrics) -> None:
+    circuits = Circuits(Probes(), metrics)
+    circuits.breakers.failed(NAME, AWAY, BESIDE)
+    circuits.follow(TABLE)
+    assert circuits.breakers.is_closed(NAME)
+    circuits.breakers.failed(NAME, DeadlineHit("5 s"))
+    circuits.follow(RouteTable("tiny", 2, CHAMPION))
+    assert not circuits.breakers.is_closed(NAME), "the same champion in another revision"
