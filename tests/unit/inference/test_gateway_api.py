@@ -8,63 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from fastapi.testclient import TestClient
-from harness.inference_fakes import WIDTH, mean_score, version
+from harness.gateway_fakes import FakeLink, Published, gateway, infer_body
+from harness.inference_fakes import WIDTH, mean_score
 from penstock_inference import oip
-from penstock_inference.gateway_api import create_app
 from penstock_inference.metrics import InferenceFamilies
-from penstock_inference.pipeline import EventVector, Signature
-from penstock_inference.rest_service import PipelineService
 from penstock_inference.routing import Route
 from penstock_inference.scoring import Scored
-from penstock_inference.settings import GatewaySettings
 from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ServedModel
-from penstock_schemas.errors import ModelUnavailable, RuleViolation
-
-
-class FakeLink:
-    """The gateway's view of one model; it can be away."""
-
-    def __init__(self) -> None:
-        self.is_away = False
-        self.versions = ["1"]
-        self.the_route = Route(version(), ServedModel("tiny__1", WIDTH, 1024))
-        self.canary = Route(version("2"), ServedModel("tiny__2", WIDTH, 1024), "canary")
-        self.canary_keys: set[bytes | None] = set()
-
-    @property
-    def ready(self) -> bool:
-        return not self.is_away
-
-    async def route(self, number: str | None) -> Route | None:
-        return self.the_route if number in (None, "1") else None
-
-    async def score(self, route: Route, matrix: Matrix) -> Scored:
-        if self.is_away:
-            raise ModelUnavailable("the model server does not answer")
-        return Scored(route, mean_score(matrix))
-
-    async def answer(self, key: bytes | None, matrix: Matrix) -> Scored:
-        route = self.canary if key in self.canary_keys else self.the_route
-        return await self.score(route, matrix)
-
-
-class Published(list[tuple[bytes | None, dict[str, Any]]]):
-    """What was handed to the topic of REST predictions."""
-
-    def publish(self, key: bytes | None, predictions: pa.RecordBatch) -> None:
-        self.extend((key, row) for row in predictions.to_pylist())
-
-
-def event(body: bytes) -> EventVector:
-    fields = json.loads(body)
-    if fields["amount"] < 0:
-        raise RuleViolation("a rule is broken", field="amount", expected="at least 0", got="-1")
-    row = np.full((1, WIDTH), fields["amount"], dtype=np.float32)
-    return EventVector("e1", "k1", 1_700_000_000_000, fields, row)
 
 
 @pytest.fixture
@@ -81,22 +33,8 @@ def published() -> Published:
 def client(
     link: FakeLink, published: Published, families: InferenceFamilies
 ) -> Iterator[TestClient]:
-    service = PipelineService(
-        Signature("tiny", 0.5, "gw"), WIDTH, scorer=link, publisher=published, vector=event
-    )
-    settings = GatewaySettings(max_in_flight=2, max_request_rows=8)
-    with TestClient(create_app({"tiny": service}, settings, families)) as made:
+    with TestClient(gateway(link, published, families)) as made:
         yield made
-
-
-def infer_body(rows: int = 2, **changes: Any) -> dict[str, Any]:
-    tensor = {
-        "name": "features",
-        "shape": [rows, WIDTH],
-        "datatype": "FP32",
-        "data": [i / 10 for i in range(rows * WIDTH)],
-    }
-    return {"inputs": [{**tensor, **changes}]}
 
 
 def test_health_and_metadata(client: TestClient, link: FakeLink) -> None:
@@ -175,7 +113,10 @@ def test_binary_tensors_both_ways(client: TestClient) -> None:
         ({"shape": [2**63, 2**63]}, "features"),
         ({"shape": [2.0, WIDTH]}, "inputs[0].shape"),
         ({"parameters": {"binary_data_size": 24}}, "inputs[0].data"),
-        ({"parameters": {"shared_memory_region": "r"}}, "inputs[0].parameters.shared_memory_region"),
+        (
+            {"parameters": {"shared_memory_region": "r"}},
+            "inputs[0].parameters.shared_memory_region",
+        ),
         ({"parameters": 1}, "inputs[0].parameters"),
     ],
 )
