@@ -94,7 +94,6 @@ def batch(values: Sequence[bytes | None]) -> MessageBatch:
         keys=[f"key{i}".encode() for i in range(n)],
         partitions=np.arange(n, dtype=np.int32) % 3,
         offsets=np.arange(100, 100 + n, dtype=np.int64),
-        timestamps_ms=np.full(n, NOW_MS, dtype=np.int64),
     )
 
 

@@ -112,7 +112,6 @@ def batch(
         keys=[b"key"] * n if keys is None else keys,
         partitions=np.array([0] * n if partitions is None else partitions, dtype=np.int32),
         offsets=np.arange(first_offset, first_offset + n, dtype=np.int64),
-        timestamps_ms=np.zeros(n, dtype=np.int64),
     )
 
 

@@ -16,7 +16,6 @@ def batch(*rows: tuple[int, int]) -> MessageBatch:
         keys=[None] * n,
         partitions=np.array([p for p, _ in rows], np.int32),
         offsets=np.array([o for _, o in rows], np.int64),
-        timestamps_ms=np.zeros(n, np.int64),
     )
 
 

@@ -66,7 +66,7 @@ class Checkpoint:
         self._progress = Progress()
         self._begun_at: float | None = None
         self._rows = 0
-        self._oldest_ms: list[int] = []
+        self._first_ms: list[int] = []
         self._outcomes: Counter[str] = Counter()
         self._dead_letters: Counter[str] = Counter()
 
@@ -106,7 +106,7 @@ class Checkpoint:
                 self._write_dead_letters(batch, handled)
         self._progress.add(batch)
         self._rows += len(batch)
-        self._oldest_ms.append(int(batch.timestamps_ms.min()))
+        self._first_ms.append(batch.messages[0].timestamp()[1])
         self._count(handled)
 
     def commit(self, *, is_settled: bool) -> None:
@@ -187,7 +187,7 @@ class Checkpoint:
     def _close(self) -> None:
         self._begun_at = None
         self._rows = 0
-        self._oldest_ms.clear()
+        self._first_ms.clear()
         self._outcomes.clear()
         self._dead_letters.clear()
 
@@ -215,5 +215,5 @@ class Checkpoint:
             metrics.dead_letters.labels(topic, dead_letter_class).inc(rows)
         now_s = time.time_ns() / 1e9
         latency = metrics.latency.labels(topic)
-        for oldest_ms in self._oldest_ms:
-            latency.observe(max(0.0, now_s - oldest_ms / 1000))
+        for first_ms in self._first_ms:
+            latency.observe(max(0.0, now_s - first_ms / 1000))

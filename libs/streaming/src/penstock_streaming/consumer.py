@@ -112,7 +112,7 @@ class InputConsumer:
             raise translated(error_of(exc), f"reading {self.topic}") from exc
         if self._startup_error is not None and not self.has_joined:
             raise self._startup_error
-        if any([m.error() for m in messages]):
+        if any(map(Message.error, messages)):
             messages = self._without_errors(messages)
         return messages
 

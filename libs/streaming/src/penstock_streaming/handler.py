@@ -34,8 +34,6 @@ class MessageBatch:
         Shape (n,), int32.
     offsets
         Shape (n,), int64.
-    timestamps_ms
-        Shape (n,), int64, the record timestamps.
     """
 
     topic: str
@@ -44,7 +42,6 @@ class MessageBatch:
     keys: Sequence[bytes | None]
     partitions: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
-    timestamps_ms: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.values)

@@ -32,11 +32,10 @@ def batch_of(topic: str, messages: Sequence[Message]) -> MessageBatch:
     return MessageBatch(
         topic=topic,
         messages=messages,
-        values=[m.value() for m in messages],
-        keys=[m.key() for m in messages],
-        partitions=np.fromiter((m.partition() for m in messages), np.int32, n),
-        offsets=np.fromiter((m.offset() for m in messages), np.int64, n),
-        timestamps_ms=np.fromiter((m.timestamp()[1] for m in messages), np.int64, n),
+        values=list(map(Message.value, messages)),
+        keys=list(map(Message.key, messages)),
+        partitions=np.fromiter(map(Message.partition, messages), np.int32, n),
+        offsets=np.fromiter(map(Message.offset, messages), np.int64, n),
     )
 
 

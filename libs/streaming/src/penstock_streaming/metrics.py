@@ -65,7 +65,7 @@ class LoopMetrics:
         )
         self.latency = Histogram(
             "penstock_commit_latency_seconds",
-            "From the timestamp of a batch's oldest record to its commit.",
+            "From the timestamp of a batch's first record to its commit.",
             topic,
             buckets=LATENCY_BUCKETS,
             registry=registry,
