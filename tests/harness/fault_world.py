@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ class FaultWorld:
         partitions: int = 2,
         batching: str = "{max_batch_rows: 400, commit_interval_ms: 50}",
     ) -> None:
-        self.places = places
+        self.places = self._router_places = places
         self.run_dir = root / "run"
         self.name = f"{NAME}-{uuid.uuid4().hex[:8]}"
         folder = write_folder(root).rename(root / self.name)
@@ -128,8 +129,14 @@ class FaultWorld:
         }
         if fail_point:
             extra["PENSTOCK_FAIL_POINT"] = fail_point
-        self.routers.append(BareRouter(self.places, self.loaded.folder, self.run_dir, extra))
+        self.routers.append(
+            BareRouter(self._router_places, self.loaded.folder, self.run_dir, extra)
+        )
         return self.routers[-1]
+
+    def route_through(self, kafka: str) -> None:
+        """Have the routers that start from now on reach Kafka at another address."""
+        self._router_places = replace(self.places, kafka=kafka)
 
     def started_router(self, **loop: Any) -> BareRouter:
         """Start a router and wait until it takes records."""

@@ -1,0 +1,197 @@
+"""Brokers bounced, frozen, away, and their replies lost: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from confluent_kafka.admin import AdminClient
+from harness.background import Background
+from harness.bare_router import counted
+from harness.broker import Broker, Cluster
+from harness.fault_window import FULL, FaultWindow
+from harness.fault_world import FaultWorld
+from harness.faults import frozen
+from harness.frame_proxy import FrameProxy, LostReplies
+from harness.waiting import eventually
+
+MakeWorld = Callable[..., FaultWorld]
+MakeCluster = Callable[..., Cluster]
+pytestmark = [pytest.mark.integration]
+
+PACE = 1_000.0
+RESUME_S = 60.0
+
+
+def pause(seconds: float) -> None:
+    """Let time pass between two faults."""
+    threading.Event().wait(seconds)
+
+
+def await_work(window: FaultWindow, more: int = 500) -> None:
+    """Wait until inference has come further by some events."""
+    target = window.run.done("inference") + more
+    eventually(lambda: window.run.done("inference") >= target, RESUME_S, "the work goes on")
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("brokers", [1, 3])
+def test_brokers_bounced(
+    make_cluster: MakeCluster,
+    make_world: MakeWorld,
+    seed: int,
+    in_background: Background,
+    brokers: int,
+) -> None:
+    """Clean and hard, five rounds; with three brokers always that which leads predictions."""
+    cluster = make_cluster(brokers=brokers)
+    world = make_world(cluster.bootstrap)
+    world.start_ingest()
+    with FaultWindow(world, f"F10 {brokers} brokers", seed) as window:
+        router = world.started_router()
+        publishing = window.publishing(in_background, 75.0, PACE)
+        for number in range(5):
+            await_work(window)
+            victim = leader(cluster, world.topics.predictions)
+            victim.stop(signal.SIGTERM if number % 2 else signal.SIGKILL)
+            cluster.start()
+            window.ended(f"bounce of broker {victim.node}")
+        publishing.join()
+        window.judge()
+        assert router.stop() == 0
+
+
+def leader(cluster: Cluster, topic: str) -> Broker:
+    """Return the broker that leads the topic's first partition."""
+    client = AdminClient({"bootstrap.servers": cluster.bootstrap})
+
+    def look() -> int:
+        return int(client.list_topics(topic, timeout=10).topics[topic].partitions[0].leader)
+
+    node = eventually(lambda: max(0, look()), RESUME_S, "there is a leader")
+    return next(broker for broker in cluster.brokers if broker.node == node)
+
+
+@pytest.mark.timeout(200)
+def test_broker_frozen(
+    make_cluster: MakeCluster, make_world: MakeWorld, seed: int, in_background: Background
+) -> None:
+    freeze_for(make_cluster, make_world, seed, in_background, 8.0)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_broker_frozen_for_half_a_minute(
+    make_cluster: MakeCluster, make_world: MakeWorld, seed: int, in_background: Background
+) -> None:
+    freeze_for(make_cluster, make_world, seed, in_background, 30.0)
+
+
+def freeze_for(
+    make_cluster: MakeCluster,
+    make_world: MakeWorld,
+    seed: int,
+    in_background: Background,
+    frozen_s: float,
+) -> None:
+    cluster = make_cluster()
+    world = make_world(cluster.bootstrap)
+    world.start_ingest()
+    with FaultWindow(world, f"F12 {frozen_s:g} s", seed) as window:
+        router = world.started_router()
+        publishing = window.publishing(in_background, frozen_s + 5.0, PACE)
+        await_work(window)
+        with frozen(cluster.brokers[0].pids):
+            pause(frozen_s)
+        window.ended("SIGSTOP of the broker")
+        publishing.join()
+        report = window.judge()
+        assert router.stop() == 0
+    assert set(report.dead_letters) <= {"decode"}, "an outage was drained into the dead letters"
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(900)
+def test_all_brokers_down(
+    make_cluster: MakeCluster, make_world: MakeWorld, seed: int, in_background: Background
+) -> None:
+    down_s = 300.0 if FULL else 60.0
+    cluster = make_cluster()
+    world = make_world(cluster.bootstrap)
+    world.start_ingest()
+    with FaultWindow(world, f"F15 {down_s:g} s", seed) as window:
+        router = world.started_router()
+        publishing = window.publishing(in_background, down_s + 5.0, 200.0)
+        await_work(window)
+        cluster.brokers[0].stop(signal.SIGKILL)
+        pause(down_s)
+        cluster.start()
+        window.ended("no broker")
+        await_work(window, 1)
+        publishing.join()
+        report = window.judge()
+        assert router.stop() == 0
+    assert set(report.dead_letters) <= {"decode"}, "an outage was drained into the dead letters"
+
+
+@pytest.fixture
+def proxy(seed: int) -> Iterator[FrameProxy]:
+    made = FrameProxy(LostReplies(seed))
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(240)
+def test_replies_to_commits_are_lost(
+    make_cluster: MakeCluster, make_world: MakeWorld, proxy: FrameProxy, seed: int
+) -> None:
+    lose_replies(make_cluster, make_world, proxy, seed, commits=60, share=0.1)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_replies_to_a_thousand_commits_are_lost(
+    make_cluster: MakeCluster, make_world: MakeWorld, proxy: FrameProxy, seed: int
+) -> None:
+    lose_replies(make_cluster, make_world, proxy, seed, commits=1_000, share=0.05)
+
+
+def lose_replies(
+    make_cluster: MakeCluster,
+    make_world: MakeWorld,
+    proxy: FrameProxy,
+    seed: int,
+    *,
+    commits: int,
+    share: float,
+) -> None:
+    """F14: nobody tells the router how some of its commits have ended.
+
+    Only its own connections go through the proxy. A reply that is dropped or late is found missing
+    after the loop's commit_timeout_s; a cut connection lets librdkafka ask again by itself.
+    """
+    cluster = make_cluster(proxied=proxy.port)
+    proxy.target = cluster.brokers[0].behind
+    world = make_world(cluster.bootstrap, batching="{max_batch_rows: 100, commit_interval_ms: 20}")
+    world.start_ingest()
+    with FaultWindow(world, f"F14 {share:.0%}", seed) as window:
+        world.route_through(f"127.0.0.1:{proxy.port}")
+        router = world.started_router(max_transaction_rows=100, commit_timeout_s=1.5)
+        proxy.lost.share = share
+
+        def enough() -> bool:
+            window.publish(2_000)
+            return proxy.lost.requests >= commits
+
+        eventually(enough, 1_200, f"{commits} commits", every_s=0.5)
+        proxy.lost.share = 0.0
+        window.ended("lost replies")
+        window.judge()
+        recreated = counted(world.run_dir, "penstock_transactions_total", result="recreated")
+        window.note(f"{proxy.lost.requests} EndTxn, {proxy.lost.done}, {recreated:g} new producers")
+        assert router.stop() == 0
+    assert sum(proxy.lost.done.values()) > 0, "no reply was lost"
+    assert recreated >= proxy.lost.done["dropped"], "a commit of unknown outcome was taken for done"
