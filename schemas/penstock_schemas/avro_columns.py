@@ -135,7 +135,9 @@ def _null_in(array: pa.Array, node: AvroType, path: str) -> str | None:
             if found is not None:
                 return found
     elif inner.kind == "array":
-        return _null_in(array.flatten(), inner.item(), f"{path}[]")
+        # Flattening copies, so it is left out where it cannot matter.
+        is_plain = inner.item().kind in _PRIMITIVE and not array.values.null_count
+        return None if is_plain else _null_in(array.flatten(), inner.item(), f"{path}[]")
     elif inner.kind == "map":
         if not len(array):
             return None

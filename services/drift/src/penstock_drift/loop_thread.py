@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from penstock_schemas.errors import FatalError, RetryableError
 from penstock_streaming.deadline import Deadline
+from penstock_streaming.garbage import collect_seldom
 from penstock_streaming.processor import Processor
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class LoopThread:
             processor = self._wait_for_build()
             self._processor = processor
             if not self._stop.is_set():
+                collect_seldom()
                 processor.run()
         except BaseException as exc:
             self.error = exc

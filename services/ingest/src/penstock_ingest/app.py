@@ -18,6 +18,7 @@ from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import FatalError, FeatureStoreUnavailable, RetryableError
 from penstock_schemas.schema_files import schema_text
 from penstock_streaming.deadline import Deadline
+from penstock_streaming.garbage import collect_seldom
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
 from penstock_streaming.registry import RegistryClient
@@ -104,6 +105,7 @@ class Worker:
             if self._write_back is not None:
                 self._write_back.start()
             if not self._stop.is_set():
+                collect_seldom()
                 processor.run()
         except BaseException as exc:
             self.error = exc
