@@ -162,7 +162,7 @@ class PlayedLoop(threading.Thread):
             2: (replace(one, weight=90), two),
             3: (
                 replace(two, alias="champion", weight=100, state="serving"),
-                replace(one, alias="", weight=0, state="draining"),
+                replace(one, alias="previous", weight=0, state="draining"),
             ),
         }[revision]
         self._split = {1: (100, 0), 2: (90, 10), 3: (0, 100)}[revision]

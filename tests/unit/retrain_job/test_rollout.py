@@ -41,9 +41,9 @@ def test_canary_takes_its_share_and_says_whose_it_is() -> None:
 
 def test_promotion_and_what_follows() -> None:
     promoted = ROLLOUT.promoted(ROLLOUT.canary(FIRST, 10))
-    assert shape(promoted) == [("2", "champion", 100, "serving"), ("1", "", 0, "draining")]
+    assert shape(promoted) == [("2", "champion", 100, "serving"), ("1", "previous", 0, "draining")]
     retired = drained(promoted, "r1")
-    assert shape(retired) == [("2", "champion", 100, "serving"), ("1", "", 0, "retired")]
+    assert shape(retired) == [("2", "champion", 100, "serving"), ("1", "previous", 0, "retired")]
     assert retired.revision == promoted.revision + 1
 
 
@@ -98,6 +98,20 @@ def test_canary_of_a_job_that_died_gives_way_and_what_was_retired_is_forgotten()
         ("2", "challenger", 20, "canary"),
         ("5", "", 0, "retired"),
         ("6", "", 0, "shadow"),
+    ]
+
+
+def test_the_way_back_outlives_later_candidates_and_ends_with_the_next_promotion() -> None:
+    serving = drained(ROLLOUT.promoted(ROLLOUT.canary(FIRST, 10)), "r1")
+    third = Rollout("r2", replace(CANDIDATE, version="3"), "2")
+    fourth = Rollout("r3", replace(CANDIDATE, version="4"), "2")
+    rejected = third.rejected(third.canary(serving, 10))
+    canary = fourth.canary(rejected, 10)
+    assert [v.version for v in canary.versions if v.alias == "previous"] == ["1"]
+    assert shape(fourth.promoted(canary)) == [
+        ("4", "champion", 100, "serving"),
+        ("2", "previous", 0, "draining"),
+        ("1", "", 0, "retired"),
     ]
 
 

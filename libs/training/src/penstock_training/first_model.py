@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_schemas.errors import ConfigError, PenstockError, RetryableError
-from penstock_schemas.records import ModelVersion, RoutingState
+from penstock_schemas.records import RoutingState
 from penstock_streaming.deadline import Deadline
 from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.routing_topic import RoutingTopic
@@ -34,6 +34,7 @@ from penstock_training.publish import (
     published_digest,
     served_name,
 )
+from penstock_training.routed import routed
 from penstock_training.tracking import Tracker, git_commit
 from penstock_training.training_record import RegisteredModel, TrainingRecord
 
@@ -188,17 +189,7 @@ def _restore(
 def _first_state(now: RoutingState | None, model: RegisteredModel) -> RoutingState:
     if now is not None and now.champion is not None:
         return now  # somebody was faster
-    version = ModelVersion(
-        model_name=model.name,
-        version=model.version,
-        served_as=served_name(model.name, model.version),
-        alias="champion",
-        weight=100,
-        digest=model.digest,
-        run_id=model.run_id,
-        state="serving",
-        git_commit=model.git_commit,
-    )
+    version = routed(model, "champion", 100, "serving")
     return RoutingState(
         pipeline=model.name,
         revision=1 if now is None else now.revision + 1,

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import time
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from penstock_monitoring.reference import SAMPLE_FILE
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import RoutingState
 from penstock_streaming.deadline import Deadline
-from penstock_training.model_server import load, try_out
+from penstock_training.deploy import deploy
 from penstock_training.onnx_export import onnx_scores
-from penstock_training.publish import Deployment, find_template, publish, served_name
 from penstock_training.tracking import DATASET_FILE
 from penstock_training.training_record import RegisteredModel
 
@@ -37,7 +32,6 @@ from penstock_retrain_trigger.job.verdict import PROMOTED, REJECTED, Verdict, ca
 from penstock_retrain_trigger.job.workplace import Workplace
 
 LOG = logging.getLogger("penstock.retrain_job")
-_TRIED_ROWS: Final = 32
 
 
 def run_canary(work: Workplace, rollout: Rollout, run_id: str) -> Verdict:
@@ -50,7 +44,7 @@ def run_canary(work: Workplace, rollout: Rollout, run_id: str) -> Verdict:
     Withdrawn
         If the request is cancelled meanwhile.
     """
-    state = _start(work, rollout, run_id)
+    state = _start(work, rollout)
     began_ms = state.updated_at
     deadline = Deadline(work.config.rollout.max_wait_s - (now_ms() - began_ms) / 1000)
     least = work.config.rollout.min_canary_rows
@@ -103,13 +97,13 @@ def _too_few(work: Workplace, rows: pa.Table | None) -> Verdict:
     return Verdict(REJECTED, reason, metrics)
 
 
-def _start(work: Workplace, rollout: Rollout, run_id: str) -> RoutingState:
+def _start(work: Workplace, rollout: Rollout) -> RoutingState:
     """Have the candidate loaded and routed, unless it is; return the state since which it is."""
     now = work.routed()
     model = rollout.candidate
     if now is None or all(v.version != model.version for v in now.versions):
         began = time.monotonic()
-        deploy(work, model, run_id)
+        deploy(work.server, work.pipeline, work.tracker, model)
         LOG.info("published in %.1f s", time.monotonic() - began)
         work.fail_points.reach("after_publish")
     percent = work.config.rollout.canary_percent
@@ -117,34 +111,6 @@ def _start(work: Workplace, rollout: Rollout, run_id: str) -> RoutingState:
     LOG.info("canary since revision %d", state.revision)
     work.fail_points.reach("after_canary")
     return state
-
-
-def deploy(work: Workplace, model: RegisteredModel, run_id: str) -> None:
-    """Publish a version beside the others, have it loaded, and try it on rows of its reference.
-
-    Raises
-    ------
-    ModelUnavailable
-        If the model server does not answer, or does not load it.
-    ParityError
-        If the server's scores are not the model's.
-    """
-    served_as, config = served_name(model.name, model.version), work.config
-    deployment = Deployment(
-        served_as=served_as,
-        features=len(config.feature_names),
-        max_batch_rows=config.model.max_batch_rows,
-        onnx_bytes=model.onnx_bytes,
-    )
-    template = find_template(Path.cwd(), work.pipeline.folder, Path(__file__))
-    publish(work.places.models_dir, deployment, template)
-    load(work.places.triton_grpc, served_as)
-    sample = pq.read_table(io.BytesIO(_file(work, run_id, SAMPLE_FILE)))
-    frame = sample.select(config.feature_names).slice(
-        0, min(_TRIED_ROWS, config.model.max_batch_rows)
-    )
-    matrix = frame.to_pandas().to_numpy(dtype="float32")
-    try_out(work.places.triton_grpc, served_as, matrix, onnx_scores(model.onnx_bytes, matrix))
 
 
 def _canary_rows(work: Workplace, rollout: Rollout, run_id: str) -> LabelRows:

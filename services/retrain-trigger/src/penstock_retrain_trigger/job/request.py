@@ -21,12 +21,13 @@ from penstock_streaming.errors import (
     verdict,
 )
 from penstock_streaming.routing_reader import SchemaRegistry
+from penstock_streaming.routing_states import JOB
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 
 from penstock_retrain_trigger.job.topic_log import TopicLog
 
 LOG = logging.getLogger(__name__)
-ACTOR: Final = "retrain-job"
+ACTOR: Final = JOB
 ENDED: Final = ("suppressed", "cancelled", "failed")
 """States after which the job has no order any more."""
 _PARTITION: Final = 0

@@ -11,11 +11,23 @@ from dataclasses import dataclass, replace
 
 from penstock_schemas.errors import PenstockError
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_training.publish import served_name
-from penstock_training.tracking import CHALLENGER, CHAMPION
+from penstock_streaming.routing_states import (
+    CHALLENGER,
+    CHAMPION,
+    JOB,
+    PREVIOUS,
+    find,
+    following,
+    forgotten,
+    job_of,
+    retired,
+    succeeded,
+    writer_of,
+)
+from penstock_training.routed import routed
 from penstock_training.training_record import RegisteredModel
 
-from penstock_retrain_trigger.job.request import ACTOR, now_ms
+from penstock_retrain_trigger.job.request import now_ms
 
 
 class Overtaken(PenstockError):
@@ -41,7 +53,8 @@ class Rollout:
     def canary(self, now: RoutingState | None, percent: int) -> RoutingState:
         """Give the candidate its share of the keys.
 
-        A canary left by an earlier job ends, and versions that were retired before are forgotten.
+        A canary left by an earlier job ends, and versions that were retired before are forgotten,
+        but for the previous champion.
 
         Raises
         ------
@@ -49,15 +62,15 @@ class Rollout:
             If there is another champion, or a canary that is not of a job, or ours was ended.
         """
         state = self._checked(now)
-        mine = _find(state, self.candidate.version)
+        mine = find(state, self.candidate.version)
         if mine is not None and mine.state == "canary":
             return state
         if mine is not None:
-            raise Overtaken(f"version {mine.version} was {mine.state} by {_writer(state)}")
-        others = [v for v in state.versions if v.alias != CHAMPION and v.state != "retired"]
+            raise Overtaken(f"version {mine.version} was {mine.state} by {writer_of(state)}")
+        others = [v for v in state.versions if v.alias != CHAMPION and not _is_over(v)]
         if any(v.weight for v in others) and not is_of_job(state):
-            raise Overtaken(f"another canary runs, by {_writer(state)}")
-        left = [_retired(v) if v.state in ("canary", "draining") else v for v in others]
+            raise Overtaken(f"another canary runs, by {writer_of(state)}")
+        left = [retired(v) if v.state in ("canary", "draining") else v for v in others]
         champion = replace(_serving(state), weight=100 - percent)
         return self._next(state, [champion, self._entry(CHALLENGER, percent, "canary"), *left])
 
@@ -73,10 +86,9 @@ class Rollout:
             return now
         state = self.running(now)
         known = (self.candidate.version, self.champion)
-        others = [v for v in state.versions if v.version not in known]
+        others = [forgotten(v) for v in state.versions if v.version not in known]
         mine = self._entry(CHAMPION, 100 - sum(v.weight for v in others), "serving")
-        old = replace(_serving(state), alias="", weight=0, state="draining")
-        return self._next(state, [mine, old, *others])
+        return self._next(state, [mine, succeeded(_serving(state)), *others])
 
     def running(self, now: RoutingState | None) -> RoutingState:
         """Return the state if the canary runs.
@@ -87,9 +99,9 @@ class Rollout:
             If it does not.
         """
         state = self._checked(now)
-        mine = _find(state, self.candidate.version)
+        mine = find(state, self.candidate.version)
         if mine is None or mine.state != "canary":
-            raise Overtaken(f"the canary was ended by {_writer(state)}")
+            raise Overtaken(f"the canary was ended by {writer_of(state)}")
         return state
 
     def rejected(self, now: RoutingState | None) -> RoutingState:
@@ -101,13 +113,13 @@ class Rollout:
             If there is another champion.
         """
         state = self._checked(now)
-        mine = _find(state, self.candidate.version)
+        mine = find(state, self.candidate.version)
         if mine is None or mine.state != "canary":
             return state
         champion = _serving(state)
         champion = replace(champion, weight=champion.weight + mine.weight)
         others = [v for v in state.versions if v is not mine and v.alias != CHAMPION]
-        return self._next(state, [champion, _retired(mine), *others])
+        return self._next(state, [champion, retired(mine), *others])
 
     def _checked(self, now: RoutingState | None) -> RoutingState:
         champion = None if now is None else now.champion
@@ -116,23 +128,12 @@ class Rollout:
         if champion.version != self.champion:
             raise Overtaken(
                 f"the champion is version {champion.version} since revision {now.revision} by "
-                f"{_writer(now)}; the candidate was compared with {self.champion}"
+                f"{writer_of(now)}; the candidate was compared with {self.champion}"
             )
         return now
 
     def _entry(self, alias: str, weight: int, state: str) -> ModelVersion:
-        model = self.candidate
-        return ModelVersion(
-            model_name=model.name,
-            version=model.version,
-            served_as=served_name(model.name, model.version),
-            alias=alias,
-            weight=weight,
-            digest=model.digest,
-            run_id=model.run_id,
-            state=state,
-            git_commit=model.git_commit,
-        )
+        return routed(self.candidate, alias, weight, state)
 
     def _next(self, now: RoutingState, versions: Iterable[ModelVersion]) -> RoutingState:
         return _following(now, versions, self.request_id)
@@ -143,7 +144,7 @@ def ended(now: RoutingState, request_id: str) -> RoutingState:
     if not is_of_job(now) or not any(v.state == "canary" for v in now.versions):
         return now
     versions = [
-        _retired(v) if v.state == "canary" else replace(v, weight=100 * (v.alias == CHAMPION))
+        retired(v) if v.state == "canary" else replace(v, weight=100 * (v.alias == CHAMPION))
         for v in now.versions
     ]
     return _following(now, versions, request_id)
@@ -153,38 +154,25 @@ def drained(now: RoutingState, request_id: str) -> RoutingState:
     """Return the state with what drains retired, or the same where nothing does."""
     if not is_of_job(now) or not any(v.state == "draining" for v in now.versions):
         return now
-    versions = [_retired(v) if v.state == "draining" else v for v in now.versions]
+    versions = [retired(v) if v.state == "draining" else v for v in now.versions]
     return _following(now, versions, request_id)
 
 
 def is_of_job(state: RoutingState) -> bool:
     """Tell whether a training job wrote the state."""
-    return state.updated_by.startswith(f"{ACTOR}/")
+    return job_of(state) is not None
 
 
 def _following(
     now: RoutingState, versions: Iterable[ModelVersion], request_id: str
 ) -> RoutingState:
-    return RoutingState(
-        pipeline=now.pipeline,
-        revision=now.revision + 1,
-        updated_at=now_ms(),
-        updated_by=f"{ACTOR}/{request_id}",
-        versions=tuple(versions),
-    )
-
-
-def _retired(version: ModelVersion) -> ModelVersion:
-    return replace(version, alias="", weight=0, state="retired")
+    return following(now, versions, f"{JOB}/{request_id}", now_ms())
 
 
 def _serving(state: RoutingState) -> ModelVersion:
     return next(v for v in state.versions if v.alias == CHAMPION)
 
 
-def _find(state: RoutingState, version: str) -> ModelVersion | None:
-    return next((v for v in state.versions if v.version == version), None)
-
-
-def _writer(state: RoutingState) -> str:
-    return f"{state.updated_by} (revision {state.revision})"
+def _is_over(version: ModelVersion) -> bool:
+    """Tell whether nobody needs to know the version any more."""
+    return version.state == "retired" and version.alias != PREVIOUS

@@ -13,6 +13,7 @@ from typing import Final
 
 from penstock_schemas.errors import ConfigError, PenstockError, RetryableError
 from penstock_schemas.records import RetrainEvent, RoutingState
+from penstock_streaming.routing_states import job_of
 from penstock_training.model_server import unload
 from penstock_training.tracking import CHALLENGER, CHAMPION, git_commit
 from penstock_training.trainers import make_trainer
@@ -21,7 +22,7 @@ from penstock_training.training_record import RegisteredModel
 from penstock_retrain_trigger.job.canary import run_canary
 from penstock_retrain_trigger.job.candidate import MakeTrainer, make_candidate
 from penstock_retrain_trigger.job.judge import Comparison, offline_objection
-from penstock_retrain_trigger.job.request import ACTOR, now_ms
+from penstock_retrain_trigger.job.request import now_ms
 from penstock_retrain_trigger.job.rollout import Overtaken, Rollout, drained, ended
 from penstock_retrain_trigger.job.verdict import (
     CHAMPION_TAG,
@@ -162,7 +163,7 @@ def _withdraw(work: Workplace) -> None:
     """Take back the canary of a job that fails; its failure is what counts and is told."""
     with suppress(PenstockError):
         state = work.routed()
-        if state is not None and state.updated_by == f"{ACTOR}/{work.request_id}":
+        if state is not None and job_of(state) == work.request_id:
             work.route(lambda now: ended(_there(now), work.request_id))
     with suppress(PenstockError):
         started = work.log.event("started")

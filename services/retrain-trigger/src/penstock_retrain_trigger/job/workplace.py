@@ -18,6 +18,7 @@ from penstock_streaming.fail_points import FailPoints
 from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.routing_topic import Make, RoutingTopic
 from penstock_streaming.settings import KafkaSettings
+from penstock_training.deploy import ModelServer
 from penstock_training.tracking import Tracker
 
 from penstock_retrain_trigger.job.request import RequestLog
@@ -83,6 +84,11 @@ class Workplace:
     def config(self) -> PipelineConfig:
         """The pipeline's configuration."""
         return self.pipeline.config
+
+    @property
+    def server(self) -> ModelServer:
+        """The model server."""
+        return ModelServer(self.places.triton_grpc, self.places.models_dir)
 
     def routed(self) -> RoutingState | None:
         """Return the routing state in force."""

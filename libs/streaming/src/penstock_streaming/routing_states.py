@@ -1,0 +1,73 @@
+"""Steps from one routing state to the next, shared by everybody who decides them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from penstock_schemas.records import ModelVersion, RoutingState
+
+CHAMPION: Final = "champion"
+CHALLENGER: Final = "challenger"
+PREVIOUS: Final = "previous"
+"""Alias of the champion before the present one: the way back needs no other source."""
+JOB: Final = "retrain-job"
+"""Name under which training jobs write; their request follows a slash."""
+
+
+def following(
+    now: RoutingState, versions: Iterable[ModelVersion], writer: str, at_ms: int
+) -> RoutingState:
+    """Return the next revision.
+
+    Parameters
+    ----------
+    at_ms
+        The time now, milliseconds since the epoch, UTC.
+    """
+    return RoutingState(
+        pipeline=now.pipeline,
+        revision=now.revision + 1,
+        updated_at=at_ms,
+        updated_by=writer,
+        versions=tuple(versions),
+    )
+
+
+def retired(version: ModelVersion) -> ModelVersion:
+    """Return a version that serves no more; only the way back keeps its name."""
+    alias = PREVIOUS if version.alias == PREVIOUS else ""
+    return replace(version, alias=alias, weight=0, state="retired")
+
+
+def succeeded(champion: ModelVersion) -> ModelVersion:
+    """Return a champion that another one follows: what it has in flight is still answered."""
+    return replace(champion, alias=PREVIOUS, weight=0, state="draining")
+
+
+def forgotten(version: ModelVersion) -> ModelVersion:
+    """Return the version as it is when another one becomes the previous champion."""
+    return retired(replace(version, alias="")) if version.alias == PREVIOUS else version
+
+
+def find(state: RoutingState, version: str) -> ModelVersion | None:
+    """Return a version of the state by its number; None where it is not there."""
+    return next((v for v in state.versions if v.version == version), None)
+
+
+def writer_of(state: RoutingState) -> str:
+    """Return who wrote the state, and which revision that is, for people."""
+    return f"{state.updated_by} (revision {state.revision})"
+
+
+def job_of(state: RoutingState) -> str | None:
+    """Return the request whose training job wrote the state; None where no job did.
+
+    Examples
+    --------
+    >>> job_of(RoutingState("fraud", 3, 0, "retrain-job/r1", ()))
+    'r1'
+    """
+    name, slash, request_id = state.updated_by.partition("/")
+    return request_id if name == JOB and slash else None
