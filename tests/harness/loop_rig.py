@@ -115,6 +115,7 @@ class Rig:
 
     def __post_init__(self) -> None:
         self.clients = FakeClients(self.broker)
+        self.wanted = self.loop
         self.processor = Processor(
             kafka=KafkaSettings(),
             group_id="g",
@@ -124,6 +125,7 @@ class Rig:
             transactional_id="t",
             loop=self.loop,
             metrics=LoopMetrics(self.registry),
+            retune=lambda: self.wanted,
             clients=self.clients,
         )
         self.processor._consumer.subscribe()
@@ -139,6 +141,12 @@ class Rig:
     def turn(self, times: int = 1) -> None:
         for _ in range(times):
             self.processor._guarded_turn()
+
+    def retune(self, **settings: Any) -> None:
+        """Change settings, and have the loop see it."""
+        self.wanted = self.wanted.model_copy(update=settings)
+        self.processor._house._due_at = 0.0
+        self.turn()
 
     def started(self, *partitions: int) -> Rig:
         self.consumer.assign(*(partitions or (0,)))

@@ -13,6 +13,8 @@ from penstock_schemas.topics import PipelineTopics
 
 from penstock_streaming.consumer import InputConsumer
 from penstock_streaming.dead_letter import Failure, dead_letter
+from penstock_streaming.dead_letter_breaker import DeadLetterBreaker
+from penstock_streaming.errors import BreakerTripped
 from penstock_streaming.fail_points import FailPoints
 from penstock_streaming.flushing_producer import FlushingProducer
 from penstock_streaming.handler import HandledBatch, Handler, MessageBatch
@@ -26,9 +28,9 @@ MAX_AGE_SHARE = 0.7
 """Share of the transaction time-out at which waiting any longer would lose the transaction."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LoopContext:
-    """What all parts of one loop know."""
+    """What all parts of one loop know; only ``loop`` changes, between two turns."""
 
     topic: str
     service: str
@@ -49,6 +51,11 @@ class Checkpoint:
         Whose state changes go into the transaction.
     consumer, producer
         The two ends.
+
+    Attributes
+    ----------
+    breaker
+        Keeps a partition whose every record fails from being drained into the dead letters.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class Checkpoint:
         self._consumer = consumer
         self._producer = producer
         self._dead_letter_topic = PipelineTopics.dead_letter(context.topic)
+        self.breaker = DeadLetterBreaker(context.loop.breaker_limits)
         self._progress = Progress()
         self._begun_at: float | None = None
         self._rows = 0
@@ -94,10 +102,17 @@ class Checkpoint:
         return age_s > self._context.loop.transaction_timeout_s * MAX_AGE_SHARE
 
     def write(self, batch: MessageBatch, handled: HandledBatch) -> None:
-        """Produce a batch's outputs and dead letters and count its offsets in."""
+        """Produce a batch's outputs and dead letters and count its offsets in.
+
+        Raises
+        ------
+        BreakerTripped
+            If a partition leaves too many dead letters; nothing of the batch is produced.
+        """
         context = self._context
         check_accounted(batch, handled)
         handled = without_oversize(handled, context.loop.max_output_bytes)
+        self._check_dead_letters(batch, handled)
         self._begin()
         with context.metrics.timed(context.topic, "produce"):
             for columns in handled.outputs:
@@ -164,11 +179,13 @@ class Checkpoint:
     def drop(self) -> None:
         """Forget the open transaction, however it ended."""
         self._progress.roll_back()
+        self.breaker.roll_back()
         self._close()
 
     def forget(self, partitions: set[int]) -> None:
         """Forget partitions that are no longer ours and have nothing in an open transaction."""
         self._progress.forget(partitions)
+        self.breaker.forget(partitions)
 
     def _begin(self) -> None:
         if self._begun_at is None:
@@ -179,6 +196,7 @@ class Checkpoint:
         topic = self._context.topic
         self._producer.commit([TopicPartition(topic, p, end) for p, end in ends.items()])
         self._progress.commit(ends)
+        self.breaker.commit()
         self._consumer.lag.on_committed(ends)
         self._handler.committed()
         self._count_committed()
@@ -190,6 +208,13 @@ class Checkpoint:
         self._first_ms.clear()
         self._outcomes.clear()
         self._dead_letters.clear()
+
+    def _check_dead_letters(self, batch: MessageBatch, handled: HandledBatch) -> None:
+        trip = self.breaker.add(batch.partitions, [row for row, _ in handled.dead_letters])
+        if trip is not None:
+            found = dict(handled.dead_letters)[trip.row].dead_letter_class
+            offset = int(batch.offsets[trip.row])
+            raise BreakerTripped(trip.partition, offset, found, str(trip))
 
     def _write_dead_letters(self, batch: MessageBatch, handled: HandledBatch) -> None:
         now_ms = time.time_ns() // 1_000_000

@@ -61,7 +61,9 @@ class InputConsumer:
     owned
         Partitions assigned to this member.
     held
-        Those of them that are paused.
+        Those of them that are paused until `release`.
+    barred
+        Those of them that are paused until `unbar`.
     has_joined
         Whether the group has answered with an assignment, be it empty.
     consume_s
@@ -72,6 +74,7 @@ class InputConsumer:
         self.topic = topic
         self.owned: set[int] = set()
         self.held: set[int] = set()
+        self.barred: set[int] = set()
         self.has_joined = False
         self.consume_s = 0.0
         self.lag = LagMeter(topic)
@@ -166,14 +169,26 @@ class InputConsumer:
     def hold(self) -> None:
         """Hold all partitions back: `fetch` then serves the group and returns nothing."""
         flowing = self.owned - self.held
-        self._quietly("pause", self._client.pause, flowing)
+        self._quietly("pause", self._client.pause, flowing - self.barred)
         self.held |= flowing
 
     def release(self) -> None:
-        """Let all partitions flow again."""
+        """Let all partitions flow again that are not barred."""
         # Only those that are held: each call makes librdkafka drop what it has fetched ahead.
-        self._quietly("resume", self._client.resume, self.held)
+        self._quietly("resume", self._client.resume, self.held - self.barred)
         self.held.clear()
+
+    def bar(self, partition: int) -> None:
+        """Hold one partition back, whatever becomes of the others."""
+        if partition in self.owned:
+            self._quietly("pause", self._client.pause, {partition} - self.held - self.barred)
+            self.barred.add(partition)
+
+    def unbar(self, partitions: Iterable[int]) -> None:
+        """Let partitions flow again, with the others if those are held."""
+        free = self.barred.intersection(partitions)
+        self._quietly("resume", self._client.resume, free - self.held)
+        self.barred -= free
 
     def rewind(self, partitions: Iterable[int], deadline: Deadline) -> None:
         """Go back to the committed offsets, or to the start where nothing is committed.
@@ -247,6 +262,7 @@ class InputConsumer:
         gone = [tp.partition for tp in partitions]
         self.owned.difference_update(gone)
         self.held.difference_update(gone)
+        self.barred.difference_update(gone)
         self.lag.on_moved(gone)
         self._note(kind, partitions)
 

@@ -60,6 +60,25 @@ class AbortRequired(PenstockError):
         self.verdict = verdict
 
 
+class BreakerTripped(AbortRequired):
+    """A partition leaves so many dead letters that it must be closed.
+
+    Parameters
+    ----------
+    offset
+        Of the first dead letter too many.
+    dead_letter_class
+        Its class.
+    """
+
+    def __init__(self, partition: int, offset: int, dead_letter_class: str, reason: str) -> None:
+        super().__init__(f"partition {partition}, offset {offset}: {reason}")
+        self.partition = partition
+        self.offset = offset
+        self.dead_letter_class = dead_letter_class
+        self.reason = reason
+
+
 class OutcomeUnknown(PenstockError):
     """A transaction call ended without telling what the broker did.
 

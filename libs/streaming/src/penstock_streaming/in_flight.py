@@ -104,9 +104,12 @@ class InFlight:
     def add(self, messages: Sequence[Message]) -> None:
         """Take what was read."""
         context = self._context
+        closed = context.metrics.batches_closed
+        reason = "full" if len(messages) >= context.loop.max_batch_rows else "drained"
         with context.metrics.timed(context.topic, "columns"):
             for part in self._suspects.parts(messages):
                 self._work.append(_Work(batch_of(context.topic, part.messages), part))
+                closed.labels(context.topic, "suspect" if part.deaths else reason).inc()
         context.fail_points.reach("after_poll")
 
     def submit(self) -> None:

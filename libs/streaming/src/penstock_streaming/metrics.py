@@ -42,6 +42,13 @@ class LoopMetrics:
             [*topic, "class"],
             registry=registry,
         )
+        self.batches_closed = Counter(
+            "penstock_batches_closed_total",
+            "Batches by what closed them: full, drained (nothing more had arrived), or suspect "
+            "(a slice of what a killed worker had in flight).",
+            [*topic, "reason"],
+            registry=registry,
+        )
         self.batch_rows = Histogram(
             "penstock_batch_rows",
             "Records handed to the handler at once.",
@@ -106,6 +113,13 @@ class LoopMetrics:
             "penstock_breaker_open",
             "1 while a dependency is away and the partitions are paused.",
             ["topic"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.dead_letter_breaker = Gauge(
+            "penstock_dead_letter_breaker_open",
+            "1 while a partition is closed because it leaves too many dead letters.",
+            ["topic", "partition"],
             registry=registry,
             multiprocess_mode="livemax",
         )

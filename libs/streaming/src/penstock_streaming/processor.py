@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import replace
 
 from confluent_kafka import Message
 from penstock_schemas.errors import FatalError, FencedError, PenstockError, RetryableError
@@ -18,10 +17,11 @@ from penstock_streaming.checkpoint import Checkpoint, LoopContext
 from penstock_streaming.clients import Clients, ConfluentClients
 from penstock_streaming.consumer import InputConsumer
 from penstock_streaming.deadline import Deadline
-from penstock_streaming.errors import AbortRequired, OutcomeUnknown
+from penstock_streaming.errors import AbortRequired, BreakerTripped, OutcomeUnknown
 from penstock_streaming.fail_points import FailPoints
 from penstock_streaming.flushing_producer import FlushingProducer
 from penstock_streaming.handler import Handler, StatelessHandler
+from penstock_streaming.housekeeping import Housekeeping, Retune
 from penstock_streaming.in_flight import InFlight
 from penstock_streaming.lag import Backlog
 from penstock_streaming.metrics import LoopMetrics
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 _IN_FLIGHT_POLL_S = 0.001
 _HEAD_WAIT_S = 0.02
-_HOUSEKEEPING_S = 1.0
 
 
 class Processor:
@@ -56,6 +55,8 @@ class Processor:
         Of this incarnation alone; every re-creation of the producer uses it again.
     loop
         Sizes and times.
+    retune
+        Asked once a second for settings that have changed.
     metrics
         Shared by the loops of a process.
     clients
@@ -73,6 +74,7 @@ class Processor:
         transactional_id: str,
         loop: LoopSettings,
         metrics: LoopMetrics,
+        retune: Retune | None = None,
         clients: Clients | None = None,
     ) -> None:
         clients = clients or ConfluentClients()
@@ -90,13 +92,11 @@ class Processor:
         self._producer = producer
         self._checkpoint = Checkpoint(context, handler, consumer, producer)
         self._work = InFlight(context, handler)
-        self._recovery = Recovery(
-            LoopParts(context, handler, consumer, producer, self._checkpoint, self._work)
-        )
+        parts = LoopParts(context, handler, consumer, producer, self._checkpoint, self._work)
+        self._recovery = Recovery(parts)
+        self._house = Housekeeping(parts, self._recovery, retune)
         self._stop = threading.Event()
         self._beat = time.monotonic()
-        self._next_housekeeping = 0.0
-        self._backlog = consumer.lag.backlog(())
 
     @property
     def heartbeat_age_s(self) -> float:
@@ -105,9 +105,14 @@ class Processor:
 
     @property
     def ready(self) -> bool:
-        """Tell whether the assignment is known and no outage holds it up."""
+        """Tell whether the assignment is known and neither outage nor breaker holds it up."""
         is_up = self._consumer.has_joined and not self._recovery.is_needed
-        return is_up and not self._stop.is_set()
+        return is_up and not self._consumer.barred and not self._stop.is_set()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Tell whether all that the consumer has returned is committed."""
+        return self.ready and not self._work and not self._checkpoint.is_open
 
     @property
     def assigned(self) -> frozenset[int]:
@@ -122,7 +127,7 @@ class Processor:
     @property
     def backlog(self) -> Backlog:
         """What lay before this member a second ago at most; any thread may ask."""
-        return self._backlog
+        return self._house.backlog
 
     def stop(self) -> None:
         """Ask the loop to end: it finishes what is in flight, commits and leaves the group."""
@@ -154,6 +159,9 @@ class Processor:
             self._turn()
         except RetryableError as exc:
             self._recovery.put_off(exc)
+        except BreakerTripped as exc:
+            self._recovery.roll_back()
+            self._recovery.close_partition(exc)
         except AbortRequired as exc:
             self._recovery.roll_back()
             self._recovery.count_abort(exc)
@@ -163,6 +171,7 @@ class Processor:
 
     def _turn(self) -> None:
         self._beat = time.monotonic()
+        self._consumer.lag.is_idle = self._is_idle
         messages = self._serve_rebalances(self._fetch())
         if messages and not self._recovery.steps.rewind:
             topic = self._context.topic
@@ -174,8 +183,7 @@ class Processor:
         self._finish()
         self._commit_if_due()
         self._recovery.settle()
-        if self._beat >= self._next_housekeeping:
-            self._keep_house()
+        self._house.keep(self._beat)
 
     def _fetch(self) -> list[Message]:
         """Poll for as long as there is nothing better to do."""
@@ -265,15 +273,3 @@ class Processor:
         self._checkpoint.drop()
         self._consumer.close()
         self._producer.close()
-
-    def _keep_house(self) -> None:
-        """Once a second: gauges, and positions moved past control records while idle."""
-        self._next_housekeeping = self._beat + _HOUSEKEEPING_S
-        metrics, topic = self._context.metrics, self._context.topic
-        self._consumer.lag.export(self.assigned, metrics)
-        found = self._consumer.lag.backlog(self.assigned)
-        self._backlog = replace(found, paused=self._recovery.outage.is_active)
-        metrics.in_flight.labels(topic).set(len(self._work))
-        metrics.breaker_open.labels(topic).set(self._recovery.outage.is_active)
-        if self.ready and not self._work and not self._checkpoint.is_open:
-            self._checkpoint.step_over()

@@ -22,7 +22,7 @@ from penstock_streaming.backoff import Budget, Outage
 from penstock_streaming.checkpoint import Checkpoint, LoopContext
 from penstock_streaming.consumer import InputConsumer
 from penstock_streaming.deadline import Deadline
-from penstock_streaming.errors import AbortRequired, OutcomeUnknown, Verdict
+from penstock_streaming.errors import AbortRequired, BreakerTripped, OutcomeUnknown, Verdict
 from penstock_streaming.flushing_producer import FlushingProducer
 from penstock_streaming.handler import Handler
 from penstock_streaming.in_flight import InFlight
@@ -179,6 +179,20 @@ class Recovery:
             raise DeliveryFailed(f"{self._aborts} aborts in a row, the last: {error}") from error
         if self._aborts > 1:
             self.put_off(BrokerUnavailable(str(error), retry_after_s=0.1))
+
+    def close_partition(self, error: BreakerTripped) -> None:
+        """Leave a partition at its committed offset until its limits are raised."""
+        self._parts.consumer.bar(error.partition)
+        logger.error(
+            "%s: dead-letter breaker: partition %d stays at its committed offset: offset %d, class "
+            "%s, is one of %s. Mend what sends them and restart the service, or raise "
+            "limits.max_dead_letters_in_row and limits.max_dead_letter_share in pipeline.yaml",
+            self._parts.context.topic,
+            error.partition,
+            error.offset,
+            error.dead_letter_class,
+            error.reason,
+        )
 
     def count_commit(self) -> None:
         """Learn that a commit succeeded."""

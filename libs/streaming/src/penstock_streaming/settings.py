@@ -7,12 +7,13 @@ that differ from librdkafka's carry the reason.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from penstock_schemas.topics import DEAD_LETTER_HEADROOM_BYTES, EVENTS_MAX_BYTES
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr
 
 from penstock_streaming.client_log import client_logger
+from penstock_streaming.dead_letter_breaker import BreakerLimits
 
 MESSAGE_MAX_BYTES = EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES
 """Largest message a producer of ours sends: a dead letter of the largest event."""
@@ -121,6 +122,15 @@ class LoopSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    LIVE: ClassVar[tuple[str, ...]] = (
+        "max_batch_rows",
+        "max_in_flight",
+        "commit_interval_s",
+        "max_dead_letter_share",
+        "max_dead_letters_in_row",
+    )
+    """What a running loop takes over when it changes; the rest is read at the start."""
+
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     """exactly_once: one Kafka transaction; at_least_once: flush, then commit (lower latency)."""
     max_batch_rows: PositiveInt = 4096
@@ -129,6 +139,11 @@ class LoopSettings(BaseModel):
     """Batches submitted to the handler and not finished."""
     commit_interval_s: PositiveFloat = 0.1
     """Age at which a transaction is committed, seconds: the knob between latency and throughput."""
+    max_dead_letter_share: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Share of the last 1,000 records of a partition that may become dead letters before the
+    partition is closed; 0 for any."""
+    max_dead_letters_in_row: int = Field(default=50, ge=0)
+    """Dead letters in a row before a partition is closed; 0 for any."""
     max_transaction_rows: PositiveInt = 50_000
     """Records after which a transaction is committed at once."""
     transaction_timeout_s: float = Field(default=10.0, ge=1.0, le=900.0)
@@ -179,3 +194,12 @@ class LoopSettings(BaseModel):
     """Codec of what we produce."""
     statistics_interval_s: PositiveFloat = 1.0
     """Time between two measurements of lag, seconds."""
+
+    @property
+    def breaker_limits(self) -> BreakerLimits:
+        """When the dead-letter breaker closes a partition."""
+        return BreakerLimits(self.max_dead_letter_share, self.max_dead_letters_in_row)
+
+    def retuned(self, wanted: LoopSettings) -> LoopSettings:
+        """Return these settings with what may change while a loop runs."""
+        return self.model_copy(update={name: getattr(wanted, name) for name in self.LIVE})
