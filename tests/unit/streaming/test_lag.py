@@ -96,14 +96,16 @@ def test_a_partition_taken_over_is_measured_from_then_on(meter: LagMeter, clock:
 
 def test_control_records_at_the_end_are_no_lag(meter: LagMeter) -> None:
     """The client has read past them, though nothing can be committed for them yet."""
-    at_the_end = facts(101, committed_offset=100, next_offset=101)
+    meter.is_idle = True
+    at_the_end = facts(103, committed_offset=100, app_offset=103, next_offset=103)
     meter.on_statistics(statistics(p0=at_the_end))
-    assert meter.lag([0]) == {0: 1}, "once: a record might be on its way to the client's queue"
+    assert meter.lag([0]) == {0: 3}, "once: a record might be on its way to the client's queue"
     meter.on_statistics(statistics(p0=at_the_end))
     assert meter.lag([0]) == {0: 0}
 
 
 def test_a_tail_that_compaction_removed_is_no_lag(meter: LagMeter) -> None:
+    meter.is_idle = True
     meter.on_committed({0: 100})
     for _ in range(2):
         meter.on_statistics(statistics(p0=facts(5_000, app_offset=100, next_offset=5_000)))
@@ -112,11 +114,14 @@ def test_a_tail_that_compaction_removed_is_no_lag(meter: LagMeter) -> None:
     assert meter.lag([0]) == {0: 10}
 
 
-@pytest.mark.parametrize("more", [{"fetchq_cnt": 3}, {"app_offset": 140}])
-def test_records_prefetched_or_in_work_are_lag(meter: LagMeter, more: dict[str, int]) -> None:
+@pytest.mark.parametrize("case", ["prefetched", "in work", "just returned"])
+def test_records_prefetched_or_in_work_are_lag(meter: LagMeter, case: str) -> None:
+    meter.is_idle = case != "in work"
     meter.on_committed({0: 100})
-    for _ in range(3):
-        meter.on_statistics(statistics(p0=facts(150, next_offset=150) | more))
+    for returned in (101, 102, 103):
+        more = {"fetchq_cnt": int(case == "prefetched")}
+        more["app_offset"] = returned if case == "just returned" else 150
+        meter.on_statistics(statistics(p0=facts(150, next_offset=150, **more)))
     assert meter.lag([0]) == {0: 50}
 
 

@@ -48,15 +48,21 @@ class LagMeter:
         The input topic.
     clock
         Monotonic seconds.
+
+    Attributes
+    ----------
+    is_idle
+        Whether all that the consumer has returned is committed; the loop says so before it polls.
     """
 
     def __init__(self, topic: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.is_idle = False
         self._topic = topic
         self._clock = clock
         self._ends: dict[int, int] = {}
         self._found: dict[int, int] = {}
         self._committed: dict[int, int] = {}
-        self._quiet_at: dict[int, int] = {}
+        self._quiet_at: dict[int, tuple[int, int]] = {}
         self._empty_to: dict[int, int] = {}
         self._meters: dict[int, FlowMeter] = {}
         self._exported: set[int] = set()
@@ -125,22 +131,17 @@ class LagMeter:
     def _see_the_end(self, partition: int, facts: Mapping[str, Any]) -> None:
         """Note where only control records, or what compaction removed, lie before the end.
 
-        The client then has read past them, holds nothing and has handed out nothing that is not
+        The client then has read past them, holds nothing and has returned nothing that is not
         committed. It is believed the second time: records on their way to its queue show nowhere.
         """
-        fetched = facts.get("next_offset", -1)
-        done = self._done(partition)
-        is_quiet = (
-            0 <= done < fetched
-            and facts.get("fetchq_cnt", 1) == 0
-            and facts.get("app_offset", -1) <= done
-        )
-        if is_quiet and self._quiet_at.get(partition) == fetched:
-            self._empty_to[partition] = fetched
-        if is_quiet:
-            self._quiet_at[partition] = fetched
-        else:
+        fetched, returned = facts.get("next_offset", -1), facts.get("app_offset", -1)
+        is_behind = 0 <= self._done(partition) < fetched
+        if not (is_behind and self.is_idle and facts.get("fetchq_cnt", 1) == 0):
             self._quiet_at.pop(partition, None)
+        elif self._quiet_at.get(partition) == (fetched, returned):
+            self._empty_to[partition] = fetched
+        else:
+            self._quiet_at[partition] = (fetched, returned)
 
     def _done(self, partition: int) -> int:
         done = self._committed.get(partition, self._found.get(partition, -1))
