@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from harness.inference_fakes import WIDTH, FakeScorer, batch, framed, mean_score, vector, version
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from penstock_inference.breakers import (
     ANSWERING,
@@ -124,6 +124,7 @@ def test_late_answers_of_calls_sent_before_say_nothing(breakers: Breakers) -> No
     assert breakers.retry_after_s(NAME) == ANSWERING.first_pause_s
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["ask", "fail", "answer", "wait", "hit"]), max_size=60))
 def test_no_call_while_open_and_never_stuck(steps: list[str]) -> None:
     now = [0.0]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from penstock_inference.tensors import feature_matrix, finite_scores, list_column
 
@@ -11,6 +11,7 @@ FLOATS = st.floats(width=32)
 LISTS = pa.list_(pa.float32())
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(FLOATS, max_size=4), max_size=20), st.integers(1, 3), st.integers(0, 3))
 def test_every_row_is_in_the_matrix_or_has_its_reason(
     rows: list[list[float]], width: int, skip: int

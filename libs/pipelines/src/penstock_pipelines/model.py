@@ -179,6 +179,9 @@ class Batching(Section):
     """Batches submitted and not finished."""
     commit_interval_ms: PositiveInt = 100
     """Time between transaction commits, milliseconds."""
+    deadline_ms: PositiveInt | None = None
+    """Age, by event time, at which an event is not worth an answer any more: its prediction has
+    outcome expired and no score. Unset: every event is answered, however old, milliseconds."""
 
 
 class PipelineConfig(Section):

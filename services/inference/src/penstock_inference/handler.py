@@ -22,9 +22,16 @@ from penstock_streaming.handler import (
 from penstock_inference.answers import Answers, Asked, AskedOne, AskedSeveral
 from penstock_inference.batch_work import BatchWork
 from penstock_inference.canary_pauses import CanaryPauses
+from penstock_inference.expiry import expired_rows
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_calls import Model, ModelCalls
-from penstock_inference.pipeline import Signature, Vectors, origin_column, prediction_columns
+from penstock_inference.pipeline import (
+    AnsweredBy,
+    Signature,
+    Vectors,
+    origin_column,
+    prediction_columns,
+)
 from penstock_inference.routing import RouteTable
 from penstock_inference.tensors import Rows, feature_matrix
 
@@ -81,14 +88,25 @@ class InferenceHandler(StatelessHandler):
             No model serves.
         """
         table = self._current_table()
-        width = table.champion.model.width
+        work = self._decoded(batch, table)
+        times = work.vectors.event_time
+        work.expired = expired_rows(times, self.clock_ms(), self.model.deadline_ms())
+        if table.canaries:
+            work.which = table.split(_taken(batch.keys, work.rows))
+        if not len(work.rows) or (work.expired is not None and work.expired.all()):
+            return Completed(self.finish(work, None))
+        return PendingPredictions(self, work, self._ask(work))
+
+    def _decoded(self, batch: MessageBatch, table: RouteTable) -> BatchWork:
+        """Return what a batch holds; what the champion cannot take is dropped."""
         with self.metrics.stage("decode"):
             decoded = self.codecs.decoder.decode(batch.values)
         columns, rows = decoded.columns, decoded.rows
+        width = table.champion.model.width
         matrix, good, errors = feature_matrix(columns.column("features"), width)
         origin = origin_column(batch, rows, columns.column("origin"))
         vectors = Vectors(columns.column("event_id"), columns.column("event_time"), matrix, origin)
-        work = BatchWork(batch, table.champion, vectors, rows)
+        work = BatchWork(batch, table, vectors, rows)
         work.dead.extend(decoded.errors)
         if len(decoded.tombstones):
             work.skipped["tombstone"] = len(decoded.tombstones)
@@ -102,9 +120,7 @@ class InferenceHandler(StatelessHandler):
                 origin.take(index),
             )
             work.rows = rows[good]
-        if not len(work.rows):
-            return Completed(work.handled([]))
-        return PendingPredictions(self, work, self._ask(table, work))
+        return work
 
     def _current_table(self) -> RouteTable:
         table = self.model.table()
@@ -115,32 +131,35 @@ class InferenceHandler(StatelessHandler):
             self._table = table
         return table
 
-    def _ask(self, table: RouteTable, work: BatchWork) -> Asked:
+    def _ask(self, work: BatchWork) -> Asked:
         """Send the rows to the routes of their keys; no key is looked at without a canary."""
-        matrix = work.vectors.matrix
-        if table.canaries:
-            which = table.split(_taken(work.batch.keys, work.rows))
-            if which.any():
-                return AskedSeveral(self._calls, self._pauses, table, matrix, which)
+        matrix, which, table = work.vectors.matrix, work.which, work.table
+        if work.expired is not None:
+            matrix = matrix[~work.expired]
+            which = None if which is None else which[~work.expired]
+        if which is not None and which.any():
+            return AskedSeveral(self._calls, self._pauses, table, matrix, which)
         return AskedOne(self._calls, table.champion, matrix)
 
-    def finish(self, work: BatchWork, answers: Answers) -> HandledBatch:
-        """Return the outcome of every row of a scored batch."""
+    def finish(self, work: BatchWork, answers: Answers | None) -> HandledBatch:
+        """Return the outcome of every row; None for the answers if no row was asked about."""
+        if not len(work.rows):
+            return work.handled([])
+        answers = work.all_rows(answers)
         scores, by = answers.scores, answers.by
         if answers.errors:
             kept = np.delete(np.arange(len(work.rows)), [row for row, _ in answers.errors])
             work.drop(answers.errors)
             scores, by = scores[kept], by.keep(kept)
-            work.vectors, work.rows = work.vectors.keep(kept), work.rows[kept]
+            work.keep(kept)
         if not len(work.rows):
             return work.handled([])
         with self.metrics.stage("encode"):
-            columns = prediction_columns(work.vectors, scores, by, self.signature, self.clock_ms())
+            columns = prediction_columns(
+                work.vectors, scores, by, self.signature, self.clock_ms(), work.expired
+            )
             values = self.codecs.encoder.encode(columns)
-        for route, rows in by.counts(len(values)):
-            self.metrics.predicted(route, rows)
-        for canary, rows in answers.fallbacks:
-            self.metrics.fell_back(canary, rows)
+        self._count(work, answers, by)
         output = OutputColumns(
             topic=self.output_topic,
             keys=_taken(work.batch.keys, work.rows),
@@ -149,6 +168,17 @@ class InferenceHandler(StatelessHandler):
             rows=work.rows,
         )
         return work.handled([output])
+
+    def _count(self, work: BatchWork, answers: Answers, by: AnsweredBy) -> None:
+        rows = len(work.rows)
+        if work.expired is not None:
+            answered = np.flatnonzero(~work.expired)
+            self.metrics.expired(rows - len(answered))
+            by, rows = by.keep(answered), len(answered)
+        for route, count in by.counts(rows):
+            self.metrics.predicted(route, count)
+        for canary, count in answers.fallbacks:
+            self.metrics.fell_back(canary, count)
 
 
 class PendingPredictions:

@@ -44,6 +44,10 @@ class InferenceMetrics:
         """Count predictions of a version."""
         self._families.predictions.labels(self._pipeline, *_labels(route)).inc(rows)
 
+    def expired(self, rows: int) -> None:
+        """Count events that were too old for an answer."""
+        self._families.expired.labels(self._pipeline).inc(rows)
+
     def fell_back(self, canary: Route, rows: int) -> None:
         """Count rows of a canary's keys that the champion answered."""
         version = canary.version
@@ -99,6 +103,12 @@ class InferenceFamilies:
             "penstock_predictions_total",
             "Predictions by model version and variant.",
             ["pipeline", "model", "version", "variant"],
+            registry=registry,
+        )
+        self.expired = Counter(
+            "penstock_predictions_expired_total",
+            "Events older than batching.deadline_ms: the model was not asked about them.",
+            ["pipeline"],
             registry=registry,
         )
         self.isolations = Counter(

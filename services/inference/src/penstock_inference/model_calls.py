@@ -53,6 +53,8 @@ class Model:
         The circuits of the pipeline's models; whoever made them probes the champion.
     seen
         Is told rows that the champion has answered.
+    deadline_ms
+        Returns the age of an event at which the model is not asked any more, milliseconds.
     """
 
     scorer: Scorer
@@ -61,6 +63,7 @@ class Model:
     suspect: Callable[[str, Matrix | None], object] = lambda name, row: None
     breakers: Breakers = field(default_factory=Breakers)
     seen: SeenRows = field(default_factory=SeenRows)
+    deadline_ms: Callable[[], int | None] = lambda: None
 
 
 class ModelCalls:

@@ -16,6 +16,7 @@ from penstock_inference.routing import Route, Which
 from penstock_inference.tensors import Matrix, Rows, list_column
 
 PREDICTED = "predicted"
+EXPIRED = "expired"
 _ORIGIN = pa.struct(
     [
         pa.field("topic", pa.string()),
@@ -180,6 +181,7 @@ def prediction_columns(
     answered_by: AnsweredBy,
     signature: Signature,
     predicted_at_ms: int,
+    expired: npt.NDArray[np.bool_] | None = None,
 ) -> pa.RecordBatch:
     """Return predictions in the columns of prediction.avsc.
 
@@ -188,12 +190,19 @@ def prediction_columns(
     vectors
         n feature vectors.
     scores
-        Shape (n, k), float32, all finite.
+        Shape (n, k), float32, finite in all rows that have not expired.
     predicted_at_ms
         When the model answered, milliseconds since the epoch, UTC.
+    expired
+        Shape (n,): the rows without an answer; None where there is none.
     """
     n = len(vectors)
     model_name, model_version, variant = answered_by.columns(n)
+    decided = decisions(scores, signature.threshold)
+    outcome = pa.repeat(PREDICTED, n)
+    if expired is not None:
+        decided &= ~expired  # a NaN is no decision either way
+        outcome = pa.array([PREDICTED, EXPIRED]).take(pa.array(expired.astype(np.int8)))
     predicted_at = np.full(n, predicted_at_ms, dtype="datetime64[ms]")
     return pa.RecordBatch.from_pydict(
         {
@@ -204,12 +213,12 @@ def prediction_columns(
             "model_name": model_name,
             "model_version": model_version,
             "variant": variant,
-            "scores": list_column(scores),
-            "decision": pa.array(decisions(scores, signature.threshold)),
+            "scores": list_column(scores, expired),
+            "decision": pa.array(decided),
             "threshold": pa.array(np.full(n, signature.threshold, dtype=np.float32)),
             "features": list_column(vectors.matrix),
             "origin": vectors.origin,
             "attempt": pa.repeat(signature.attempt, n),
-            "outcome": pa.repeat(PREDICTED, n),
+            "outcome": outcome,
         }
     )

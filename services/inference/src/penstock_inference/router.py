@@ -15,6 +15,7 @@ from penstock_pipelines.loader import LoadedPipeline
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import RetryableError
 from penstock_schemas.schema_files import projection, schema_text
+from penstock_streaming.garbage import collect_seldom
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
 from penstock_streaming.registry import RegistryClient
@@ -126,6 +127,7 @@ class Router:
             if handler is not None:
                 self._processor = self._make_processor(handler)
                 if not self._stop.is_set():
+                    collect_seldom()
                     self._processor.run()
         except BaseException as exc:
             self._failure = exc
@@ -162,6 +164,7 @@ class Router:
                 self._link.suspect,
                 self._link.breakers,
                 self._link.seen,
+                lambda: config.batching.deadline_ms,
             ),
             signature=Signature(
                 config.pipeline, threshold_of(self._settings, self._pipeline), self._attempt

@@ -93,8 +93,15 @@ def _not_finite(matrix: Matrix, rows: Rows, finite: npt.NDArray[np.bool_]) -> Ro
     return result
 
 
-def list_column(matrix: npt.NDArray[Any]) -> pa.ListArray:
+def list_column(
+    matrix: npt.NDArray[Any], empty: npt.NDArray[np.bool_] | None = None
+) -> pa.ListArray:
     """Return a matrix, shape (n, k), as n lists of float32; a view where it is one already.
+
+    Parameters
+    ----------
+    empty
+        Shape (n,): the rows that are to be empty lists; None where there is none.
 
     Examples
     --------
@@ -102,6 +109,10 @@ def list_column(matrix: npt.NDArray[Any]) -> pa.ListArray:
     [[0.25], [0.5]]
     """
     n, k = matrix.shape
+    if empty is not None:
+        flat = np.asarray(matrix[~empty], dtype=np.float32).reshape(-1)
+        ends = np.concatenate([[0], np.cumsum(~empty)]).astype(np.int32) * np.int32(k)
+        return pa.ListArray.from_arrays(pa.array(ends), pa.array(flat))
     flat = np.ascontiguousarray(matrix, dtype=np.float32).reshape(-1)
     ends = np.arange(n + 1, dtype=np.int32) * np.int32(k)
     return pa.ListArray.from_arrays(pa.array(ends), pa.array(flat))
