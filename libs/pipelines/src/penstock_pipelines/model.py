@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from penstock_schemas.topics import MIB, PipelineTopics
+from penstock_schemas.topics import PipelineTopics
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from penstock_pipelines.batching import Batching, Limits
 from penstock_pipelines.lifecycle import Labels, Monitor, Retrain, Rollout
 from penstock_pipelines.section import Section
 
@@ -49,13 +50,6 @@ class Rule(Section):
     """Longest string allowed, in characters."""
     pattern: str | None = None
     """Regular expression (RE2) that the whole string must match."""
-
-
-class Limits(Section):
-    """Limits on one event."""
-
-    max_event_bytes: PositiveInt = MIB
-    """Larger records become dead letters of class oversize, bytes."""
 
 
 class Aggregate(Section):
@@ -168,20 +162,6 @@ class ModelSection(Section):
     timeout_s: PositiveFloat = 5.0
     """Deadline of one inference call, seconds."""
     bootstrap: Bootstrap
-
-
-class Batching(Section):
-    """Batches of the stream path."""
-
-    max_batch_rows: PositiveInt = 4096
-    """Largest poll, rows."""
-    max_in_flight: PositiveInt = 2
-    """Batches submitted and not finished."""
-    commit_interval_ms: PositiveInt = 100
-    """Time between transaction commits, milliseconds."""
-    deadline_ms: PositiveInt | None = None
-    """Age, by event time, at which an event is not worth an answer any more: its prediction has
-    outcome expired and no score. Unset: every event is answered, however old, milliseconds."""
 
 
 class PipelineConfig(Section):

@@ -95,6 +95,12 @@ class LoopMetrics:
             [*topic, "kind"],
             registry=registry,
         )
+        self.reloads = Counter(
+            "penstock_config_reloads_total",
+            "Edits of pipeline.yaml that were read, by result: applied, or refused and logged.",
+            ["pipeline", "result"],
+            registry=registry,
+        )
         self._gauges(registry)
 
     def observe(self, topic: str, stage: Stage, seconds: float) -> None:

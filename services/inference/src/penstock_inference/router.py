@@ -11,7 +11,10 @@ import threading
 import uuid
 from dataclasses import replace
 
+from penstock_pipelines.batching import live_settings
 from penstock_pipelines.loader import LoadedPipeline
+from penstock_pipelines.model import PipelineConfig
+from penstock_pipelines.watch import PipelineWatch
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import RetryableError
 from penstock_schemas.schema_files import projection, schema_text
@@ -68,6 +71,10 @@ class Router:
         self._facts = own_facts(pipeline.config.pipeline)
         registry = CollectorRegistry()
         self._loop_metrics = LoopMetrics(registry)
+        reloads = self._loop_metrics.reloads
+        self._watch = PipelineWatch(
+            pipeline, lambda result: reloads.labels(pipeline.config.pipeline, result).inc()
+        )
         self._metrics = InferenceMetrics(InferenceFamilies(registry), pipeline.config.pipeline)
         self._server = TritonServer(settings.triton)
         self._registry = RegistryClient(settings.registry)
@@ -164,7 +171,7 @@ class Router:
                 self._link.suspect,
                 self._link.breakers,
                 self._link.seen,
-                lambda: config.batching.deadline_ms,
+                lambda: self._watch.current.batching.deadline_ms,
             ),
             signature=Signature(
                 config.pipeline, threshold_of(self._settings, self._pipeline), self._attempt
@@ -181,8 +188,9 @@ class Router:
             handler=handler,
             service=SERVICE,
             transactional_id=f"penstock-{SERVICE}-{pipeline}-{self._attempt}",
-            loop=loop_settings(self._settings, self._pipeline),
+            loop=loop_settings(self._settings, self._watch.current),
             metrics=self._loop_metrics,
+            retune=lambda: loop_settings(self._settings, self._watch.config()),
         )
 
     def _beat(self) -> None:
@@ -213,14 +221,11 @@ def threshold_of(settings: InferenceSettings, pipeline: LoadedPipeline) -> float
     return pipeline.config.threshold if settings.threshold is None else settings.threshold
 
 
-def loop_settings(settings: InferenceSettings, pipeline: LoadedPipeline) -> LoopSettings:
+def loop_settings(settings: InferenceSettings, config: PipelineConfig) -> LoopSettings:
     """Return the loop's settings with what pipeline.yaml decides."""
-    batching = pipeline.config.batching
     return settings.loop.model_copy(
         update={
-            "max_batch_rows": batching.max_batch_rows,
-            "max_in_flight": batching.max_in_flight,
-            "commit_interval_s": batching.commit_interval_ms / 1000,
+            **live_settings(config.batching, config.limits),
             "journal_dir": settings.run_dir / "flights",
         }
     )

@@ -12,8 +12,10 @@ from typing import TypeVar
 from penstock_features.aggregate_layout import AggregateLayout
 from penstock_features.aggregates import warm_up
 from penstock_features.online import OnlineStore
+from penstock_pipelines.batching import live_settings
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_pipelines.model import PipelineConfig
+from penstock_pipelines.watch import PipelineWatch
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import FatalError, FeatureStoreUnavailable, RetryableError
 from penstock_schemas.schema_files import schema_text
@@ -39,12 +41,9 @@ T = TypeVar("T")
 
 def loop_settings(settings: IngestSettings, config: PipelineConfig) -> LoopSettings:
     """Return the loop's settings with what pipeline.yaml and the run folder decide."""
-    batching = config.batching
     return settings.loop.model_copy(
         update={
-            "max_batch_rows": batching.max_batch_rows,
-            "max_in_flight": batching.max_in_flight,
-            "commit_interval_s": batching.commit_interval_ms / 1000,
+            **live_settings(config.batching, config.limits),
             "journal_dir": settings.run_dir and settings.run_dir / "flights",
         }
     )
@@ -119,6 +118,10 @@ class Worker:
     def _make_processor(self) -> Processor:
         config, settings = self._loaded.config, self._settings
         loop = loop_settings(settings, config)
+        reloads = self._loop_metrics.reloads
+        watch = PipelineWatch(
+            self._loaded, lambda result: reloads.labels(config.pipeline, result).inc()
+        )
         topics = config.topic_names
         warm_up(config)
         changelog = None
@@ -136,6 +139,7 @@ class Worker:
             transactional_id=f"penstock-ingest-{config.pipeline}-{uuid.uuid4().hex}",
             loop=loop,
             metrics=self._loop_metrics,
+            retune=lambda: loop_settings(settings, watch.config()),
         )
 
     def _make_pipeline(self, config: PipelineConfig, max_output_bytes: int) -> IngestPipeline:
