@@ -58,7 +58,7 @@ class FaultWorld:
         partitions: int = 2,
         batching: str = "{max_batch_rows: 400, commit_interval_ms: 50}",
     ) -> None:
-        self.places = self._router_places = places
+        self.places = self.router_places = places
         self.run_dir = root / "run"
         self.name = f"{NAME}-{uuid.uuid4().hex[:8]}"
         folder = write_folder(root).rename(root / self.name)
@@ -75,12 +75,20 @@ class FaultWorld:
         self.apply_topics(partitions)
         routing = RoutingTopic(self._kafka, self._registry, self.topics.models, self.name)
         self.served_as = serve_tiny_model(places, self.name, routing)
-        self.producer = ProducerApp(
-            places.kafka, places.registry, self.topics.events, folder / "event.avsc", "pump_id"
-        )
+        self.connect()
         self._processes: list[subprocess.Popen[bytes]] = []
         self.routers: list[BareRouter] = []
         self._sent = 0
+
+    def connect(self) -> None:
+        """Take a new producer, which knows the topic as it is now."""
+        self.producer = ProducerApp(
+            self.places.kafka,
+            self.places.registry,
+            self.topics.events,
+            self.loaded.folder / "event.avsc",
+            "pump_id",
+        )
 
     def apply_topics(self, partitions: int) -> None:
         """Make the topics that the two hops use, with so many partitions."""
@@ -130,13 +138,13 @@ class FaultWorld:
         if fail_point:
             extra["PENSTOCK_FAIL_POINT"] = fail_point
         self.routers.append(
-            BareRouter(self._router_places, self.loaded.folder, self.run_dir, extra)
+            BareRouter(self.router_places, self.loaded.folder, self.run_dir, extra)
         )
         return self.routers[-1]
 
     def route_through(self, kafka: str) -> None:
         """Have the routers that start from now on reach Kafka at another address."""
-        self._router_places = replace(self.places, kafka=kafka)
+        self.router_places = replace(self.places, kafka=kafka)
 
     def started_router(self, **loop: Any) -> BareRouter:
         """Start a router and wait until it takes records."""
@@ -154,11 +162,11 @@ class FaultWorld:
 
     def rows(self, count: int, seed: int) -> Iterator[tuple[Row, str | None]]:
         """Yield events with ids never used before; about one in a hundred is bad."""
-        rng = random.Random(seed)
+        rng, first = random.Random(seed), self._sent
+        self._sent += count
         for number, row in enumerate(readings(rng, count)):
             bad = BAD_FORMS[number // BAD_EVERY % 2] if number % BAD_EVERY == 7 else None
-            yield row | {"event_id": f"e{self._sent + number}"}, bad
-        self._sent += count
+            yield row | {"event_id": f"e{first + number}"}, bad
 
     def publish(
         self, count: int, seed: int, published: Published | None = None, rate: float | None = None
