@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from penstock_streaming.registry import RegistrySettings
@@ -22,8 +23,8 @@ class Addresses(BaseSettings):
     """How a verb reaches what it acts on. Immutable.
 
     Names as in the services' settings: ``PENSTOCK_KAFKA__BOOTSTRAP_SERVERS``,
-    ``PENSTOCK_REGISTRY__URL``. Neither has a default: a verb for production that was given no
-    address must not act on this machine.
+    ``PENSTOCK_REGISTRY__URL``. Neither of the two has a default: a verb for production that was
+    given no address must not act on this machine.
     """
 
     model_config = SettingsConfigDict(
@@ -38,6 +39,12 @@ class Addresses(BaseSettings):
     """Connection to Kafka."""
     registry: RegistrySettings
     """Connection to the schema registry."""
+    mlflow_url: str | None = None
+    """Tracking server; needed for a version that has not served yet."""
+    triton_grpc: str | None = None
+    """The model server, host:port; with ``models_dir``, versions are loaded before they serve."""
+    models_dir: Path | None = None
+    """The model server's repository; where it is not at hand, digests are not compared."""
 
 
 def addresses(profile: Profile, config: StackConfig) -> Addresses:
@@ -54,7 +61,10 @@ def addresses(profile: Profile, config: StackConfig) -> Addresses:
         )
     from penstock_stack.registry_server import API_PATH
 
-    kafka = KafkaSettings(bootstrap_servers=config.endpoints.address("KAFKA"))
     return Addresses(
-        kafka=kafka, registry=RegistrySettings(url=config.endpoints.url("REGISTRY", API_PATH))
+        kafka=KafkaSettings(bootstrap_servers=config.endpoints.address("KAFKA")),
+        registry=RegistrySettings(url=config.endpoints.url("REGISTRY", API_PATH)),
+        mlflow_url=config.endpoints.url("MLFLOW"),
+        triton_grpc=config.endpoints.address("TRITON_GRPC"),
+        models_dir=config.models,
     )

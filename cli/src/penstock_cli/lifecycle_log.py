@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from penstock_replay.audit_log import AuditLog
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.errors import BrokerUnavailable, RecordError
 from penstock_schemas.records import DriftEvent, RetrainEvent, RoutingState
@@ -22,6 +23,7 @@ from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import Verdict, error_of, translated, verdict
 from penstock_streaming.registry import RegistryClient
 from penstock_streaming.routing_reader import RoutingReader
+from penstock_streaming.routing_topic import Make, RoutingTopic
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 
 from penstock_cli import console
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from penstock_stack.component import StackConfig
 
 TIMEOUT_S: Final = 10.0
+WRITE_S: Final = 30.0
+"""Longest time to get a routing state written, rivals included."""
 _PARTITION: Final = 0
 _POLL_S: Final = 0.2
 
@@ -71,6 +75,17 @@ class LifecycleLog:
         topics = self.topics
         reader = RoutingReader(self.kafka, self.registry, topics.models, topics.pipeline)
         return reader.latest(timeout_s)
+
+    def route(self, make: Make, timeout_s: float = WRITE_S) -> RoutingState:
+        """Write the next routing state, as `RoutingTopic.write`."""
+        topics = self.topics
+        topic = RoutingTopic(self.kafka, self.registry, topics.models, topics.pipeline)
+        return topic.write(make, timeout_s)
+
+    @property
+    def audit(self) -> AuditLog:
+        """The audit topic."""
+        return AuditLog(self.kafka, self.registry)
 
     def append(self, event: RetrainEvent, timeout_s: float = TIMEOUT_S) -> None:
         """Write a retrain event and wait until the broker has it.

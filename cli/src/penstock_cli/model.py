@@ -1,12 +1,15 @@
-"""``penstock model ls``."""
+"""``penstock model``: what is served, and changing it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock_cli import console
+from penstock_cli.cluster import Yes
 from penstock_cli.options import (
     DEFAULT_DATA_DIR,
     DataDir,
@@ -18,12 +21,17 @@ from penstock_cli.options import (
     stack_config,
 )
 
+if TYPE_CHECKING:
+    from penstock_cli.rollout import Change
+
 app = typer.Typer(help="Versions of a pipeline's model.", no_args_is_help=True)
 
 
-@app.callback()
-def _versions() -> None:
-    """Versions of a pipeline's model."""
+Version = Annotated[str, typer.Argument(metavar="VERSION", help="Number of the version.")]
+Revision = Annotated[
+    int | None,
+    typer.Option("--revision", help="Only if this revision of 'model ls' is still in force."),
+]
 
 
 @app.command("ls")
@@ -55,3 +63,108 @@ def ls(
     rows = [{**v, "alias": v["alias"] or None, "digest": v["digest"][:19]} for v in versions]
     console.result_table(shown, rows)
     console.note(f"revision {state.revision} by {state.updated_by}, {iso(state.updated_at)}")
+
+
+@app.command("promote")
+def promote(
+    context: typer.Context,
+    pipeline: PipelineName,
+    version: Version,
+    revision: Revision = None,
+    yes: Yes = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    port_offset: PortOffset = None,
+) -> None:
+    """Make a version the champion; the old one stays the way back.
+
+    It is loaded and tried beside the others first.
+    """
+    from penstock_cli.rollout import Change
+    from penstock_cli.rollout_moves import promoted
+
+    given = {"version": version, "revision": revision}
+    wanted = Change("model.promote", version, promoted, given, revision)
+    _change(context, pipeline, wanted, (data_dir, port_offset), yes=yes)
+
+
+@app.command("rollback")
+def rollback(
+    context: typer.Context,
+    pipeline: PipelineName,
+    revision: Revision = None,
+    yes: Yes = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    port_offset: PortOffset = None,
+) -> None:
+    """Give every key back to the champion before the present one; canaries end."""
+    from penstock_cli.rollout import Change
+    from penstock_cli.rollout_moves import rolled_back
+
+    wanted = Change(
+        "model.rollback", None, lambda now, _: rolled_back(now), {"revision": revision}, revision
+    )
+    _change(context, pipeline, wanted, (data_dir, port_offset), yes=yes)
+
+
+@app.command("canary")
+def canary(
+    context: typer.Context,
+    pipeline: PipelineName,
+    version: Version,
+    percent: Annotated[
+        int, typer.Option(min=0, max=99, help="Share of the keys that it answers for; 0 ends it.")
+    ],
+    revision: Revision = None,
+    yes: Yes = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    port_offset: PortOffset = None,
+) -> None:
+    """Let a version answer for a share of the keys, or change that share."""
+    from penstock_cli.rollout import Change
+    from penstock_cli.rollout_moves import with_canary
+
+    given = {"version": version, "percent": percent, "revision": revision}
+    wanted = Change(
+        "model.canary", version, lambda now, v: with_canary(now, v, percent), given, revision
+    )
+    _change(context, pipeline, wanted, (data_dir, port_offset), yes=yes)
+
+
+@app.command("shadow")
+def shadow(
+    context: typer.Context,
+    pipeline: PipelineName,
+    version: Version,
+    off: Annotated[bool, typer.Option("--off", help="End it.")] = False,
+    revision: Revision = None,
+    yes: Yes = False,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    port_offset: PortOffset = None,
+) -> None:
+    """Show a version the rows; its answers go to the shadow topic only."""
+    from penstock_cli.rollout import Change
+    from penstock_cli.rollout_moves import with_shadow
+
+    given = {"version": version, "off": off or None, "revision": revision}
+    wanted = Change(
+        "model.shadow", version, lambda now, v: with_shadow(now, v, on=not off), given, revision
+    )
+    _change(context, pipeline, wanted, (data_dir, port_offset), yes=yes)
+
+
+def _change(
+    context: typer.Context,
+    pipeline: str,
+    wanted: Change,
+    place: tuple[Path, int | None],
+    *,
+    yes: bool,
+) -> None:
+    from penstock_cli import lifecycle_log, model_versions, rollout
+
+    folder = pipeline_folder(pipeline)
+    config = stack_config(place[0], [pipeline], place[1])
+    profile = global_options(context).profile
+    log = lifecycle_log.open_log(profile, config, folder)
+    versions = model_versions.open_versions(profile, config, folder)
+    rollout.change(context, log, versions, wanted, yes=yes)

@@ -14,10 +14,10 @@ from penstock_training.tracking import (
     REQUEST_TAG,
     Tracker,
     TrackingUnavailable,
-    git_commit,
 )
 from penstock_training.trainers import make_trainer
 from penstock_training.training_record import TrainingRecord, digest_of
+from penstock_training.working_copy import git_commit
 
 MATRIX = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
 LABELS = (MATRIX[:, 0] > 0).astype(np.float64)
@@ -81,6 +81,7 @@ def test_one_request_has_one_run_and_one_version_however_often_it_is_logged(
     assert tracker.champion() is None
     other = tracker.log(record(), "c0ffee", request_id="r2", alias=CHALLENGER)
     assert (other.version, other.run_id != run_id) == ("2", True)
+    assert tracker.versions() == ["1", "2"]
     assert tracker.notes(other.run_id)[0][REQUEST_TAG] == "r2"
 
 

@@ -35,8 +35,9 @@ from penstock_training.publish import (
     served_name,
 )
 from penstock_training.routed import routed
-from penstock_training.tracking import Tracker, git_commit
+from penstock_training.tracking import Tracker
 from penstock_training.training_record import RegisteredModel, TrainingRecord
+from penstock_training.working_copy import git_commit
 
 T = TypeVar("T")
 

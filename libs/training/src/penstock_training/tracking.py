@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -141,6 +140,12 @@ class Tracker:
             version = found[0].aliases.get(CHAMPION) if found else None
         return None if version is None else self.version(str(version))
 
+    def versions(self) -> list[str]:
+        """Return the numbers of the registered versions, oldest first."""
+        with self._translated() as client:
+            found = client.search_model_versions(f"name='{self._name}'")
+        return sorted((str(v.version) for v in found), key=int)
+
     def version(self, version: str) -> RegisteredModel:
         """Return a registered version with its artifact's bytes.
 
@@ -222,21 +227,6 @@ class Tracker:
             yield mlflow.MlflowClient()
         except (MlflowException, RequestException) as exc:
             raise TrackingUnavailable(f"MLflow {self._uri}: {exc}") from exc
-
-
-def git_commit(folder: Path) -> str:
-    """Return the commit of the working copy that ``folder`` is in; empty if there is none."""
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return answer.stdout.strip()
 
 
 def _dataset_tags(dataset: Mapping[str, Any]) -> dict[str, str]:
