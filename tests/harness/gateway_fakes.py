@@ -19,7 +19,9 @@ from penstock_inference.scoring import Scored
 from penstock_inference.settings import GatewaySettings
 from penstock_inference.tensors import Matrix
 from penstock_inference.triton import ServedModel
+from penstock_schemas.codec import ColumnarEncoder
 from penstock_schemas.errors import ModelUnavailable, RuleViolation
+from penstock_schemas.schema_files import schema_text
 from prometheus_client import CollectorRegistry
 
 
@@ -51,10 +53,17 @@ class FakeLink:
 
 
 class Published(list[tuple[bytes | None, dict[str, Any]]]):
-    """What was handed to the topic of REST predictions."""
+    """What was handed to the topic of REST predictions; all of it can be written as Avro."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._encoder = ColumnarEncoder(schema_text("prediction.avsc"), 1)
 
     def publish(self, key: bytes | None, predictions: pa.RecordBatch) -> None:
-        self.extend((key, row) for row in predictions.to_pylist())
+        self._encoder.encode(predictions)
+        # An event may have a time that Python has none for.
+        shown = predictions.drop_columns(["event_time", "predicted_at"])
+        self.extend((key, row) for row in shown.to_pylist())
 
 
 def event(body: bytes) -> EventVector:

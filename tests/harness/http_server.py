@@ -17,6 +17,8 @@ from harness.waiting import eventually
 
 DEADLINE_S = 10.0
 """Longest silence of the server: more is a hang, seconds."""
+DEFINED = frozenset({400, 404, 405, 408, 413, 415, 429, 503, 504})
+"""Statuses that a request of whatever kind may end with; 500 is a defect of ours."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,20 @@ def read_answer(connection: socket.socket) -> Answer:
         return Answer(response.status, dict(response.headers.items()), response.read())
 
 
+def well_said(answer: Answer) -> None:
+    """Check that an error has the protocol's form and a status that the document names."""
+    assert answer.status in DEFINED, (answer.status, answer.body[:200])
+    assert answer.headers["content-type"].startswith("application/json")
+    assert answer.json()["error"]
+
+
 @contextmanager
 def serving(app: FastAPI) -> Iterator[Caller]:
     """Serve an application on a free port for the length of the block."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    eventually(lambda: server.started, DEADLINE_S)
+    eventually(lambda: server.started, DEADLINE_S, every_s=0.01)
     try:
         yield Caller(server.servers[0].sockets[0].getsockname()[1])
     finally:

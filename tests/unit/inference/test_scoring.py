@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from harness.inference_fakes import WIDTH, FakeScorer, mean_score, version
+from penstock_inference.breakers import DeadlineHit
 from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_link import ModelLink
@@ -98,8 +100,8 @@ def test_champion_answers_what_the_canary_does_not(
     assert set(answers(linked)) == {"1"}
     assert families.fallbacks.labels("tiny", "tiny", "2")._value.get() == expected
     tries = [name for name, _ in scorer.asked].count("tiny__2")
-    is_outage = isinstance(error, ModelUnavailable)
-    assert tries == (1 if is_outage else expected), "a canary that is away is left alone"
+    by_error = {ModelUnavailable: 1, ModelRejected: 2, type(None): expected}
+    assert tries == by_error[type(error)], "a canary that is away, or fails on a good row, is left"
 
 
 def test_version_by_number_is_that_version_or_an_error(
@@ -130,3 +132,67 @@ def test_champion_that_is_away_is_an_error_whatever_the_key(
     for key in (None, *KEYS[:5]):
         with pytest.raises(ModelUnavailable):
             asyncio.run(linked.answer(key, ROW))
+
+
+def reject(what: float) -> Callable[[Matrix], Matrix]:
+    def respond(matrix: Matrix) -> Matrix:
+        if np.isclose(matrix, what).any():
+            raise ModelRejected("boom")
+        return mean_score(matrix)
+
+    return respond
+
+
+def test_row_that_the_model_fails_on_is_its_callers_fault(
+    linked: LinkedScorer, link: ModelLink, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspected: list[str] = []
+    monkeypatch.setattr(link, "suspect", lambda name, row: suspected.append(name))
+    scorer.respond = reject(0.3)
+    with pytest.raises(ModelRejected):
+        asyncio.run(linked.answer(None, ROW))
+    assert asyncio.run(linked.answer(None, ROW / 2)).route.version.version == "1"
+    assert not suspected
+
+
+def test_model_that_fails_on_a_good_row_too_is_away(
+    linked: LinkedScorer, link: ModelLink, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process has died: no fault of the caller, and a matter for the keeper."""
+    suspected: list[tuple[str, Matrix]] = []
+    monkeypatch.setattr(link, "suspect", lambda name, row: suspected.append((name, row)))
+    asyncio.run(linked.answer(None, ROW))
+
+    def dead(matrix: Matrix) -> Matrix:
+        raise ModelRejected("its process is dead")
+
+    scorer.respond = dead
+    with pytest.raises(ModelUnavailable):
+        asyncio.run(linked.answer(None, ROW * 2))
+    ((name, row),) = suspected
+    assert name == "tiny__1"
+    assert row.tolist() == ROW.tolist(), "one that went through before"
+
+
+@pytest.mark.parametrize(("error", "tries"), [(DeadlineHit("late"), 1), (ModelUnavailable("x"), 3)])
+def test_champion_that_is_known_to_be_away_is_not_asked(
+    linked: LinkedScorer,
+    link: ModelLink,
+    scorer: FakeScorer,
+    families: InferenceFamilies,
+    error: PenstockError,
+    tries: int,
+) -> None:
+    def away(matrix: Matrix) -> Matrix:
+        raise error
+
+    scorer.respond = away
+    for _ in range(10):
+        with pytest.raises(ModelUnavailable):
+            asyncio.run(linked.answer(None, ROW))
+    assert len(scorer.asked) == tries
+    hits = families.deadline_hits.labels("tiny", "tiny", "1")._value.get()
+    assert hits == (1 if isinstance(error, DeadlineHit) else 0)
+    scorer.respond = mean_score
+    link.breakers.forget("tiny__1")  # the keeper's probe went through
+    assert asyncio.run(linked.answer(None, ROW)).route.version.version == "1"

@@ -30,7 +30,7 @@ from penstock_inference.rest_models import (
     route_of,
     service_of,
 )
-from penstock_inference.rest_openapi import INFER, PREDICT
+from penstock_inference.rest_openapi import INFER, PREDICT, describe
 from penstock_inference.rest_service import now_ms
 from penstock_inference.scoring import Scored
 from penstock_inference.settings import GatewaySettings
@@ -63,15 +63,14 @@ def create_app(
     budget = RowBudget(max(settings.max_in_flight_rows, settings.max_request_rows))
     _add_infer(app, services, settings, budget)
     _add_predict(app, services, settings, budget)
+    describe(app)
     return app
 
 
 def _add_infer(
     app: FastAPI, services: Services, settings: GatewaySettings, budget: RowBudget
 ) -> None:
-    @app.post("/v2/models/{name}/infer", **INFER)
-    @app.post("/v2/models/{name}/versions/{version}/infer", **INFER)
-    async def infer(request: Request, name: str, version: str | None = None) -> Response:
+    async def inferred(request: Request, name: str, version: str | None) -> Response:
         service = service_of(services, name)
         deadline = deadline_of(request, settings)
         body = await read_body(request, settings)
@@ -90,6 +89,14 @@ def _add_infer(
         service.publish(None, ids, now_ms(), scored, asked.matrix)
         content, headers = oip.answer(name, route, asked, scored.scores)
         return Response(content, headers=headers)
+
+    @app.post("/v2/models/{name}/infer", **INFER)
+    async def infer(request: Request, name: str) -> Response:
+        return await inferred(request, name, None)
+
+    @app.post("/v2/models/{name}/versions/{version}/infer", **INFER)
+    async def infer_version(request: Request, name: str, version: str) -> Response:
+        return await inferred(request, name, version)
 
 
 def _add_predict(

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, Protocol
 
 import numpy as np
-from penstock_schemas.errors import FatalError, ModelUnavailable, RecordError
+from penstock_schemas.errors import FatalError, ModelUnavailable, PenstockError, RecordError
 
 from penstock_inference.tensors import Matrix
 from penstock_inference.triton import ScoringCall, ServedModel
@@ -33,12 +33,17 @@ class Server(Protocol):
         """Send a matrix and return at once."""
 
 
+OnCall = Callable[[ServedModel, PenstockError | None], object]
+"""Is told how each call has ended: None, or why it has no scores."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Caller:
-    """One caller's rows, and where it waits for their scores."""
+    """One caller's rows, and where it waits for their scores; ``until``: in the queue."""
 
     matrix: Matrix
     answer: asyncio.Future[Matrix]
+    timeout_s: float
     until: float
 
     def give(self, scores: Matrix) -> None:
@@ -69,8 +74,11 @@ class Batches:
         Calls of one model on their way at once.
     """
 
-    def __init__(self, server: Server, calls: int = CALLS) -> None:
+    def __init__(
+        self, server: Server, on_call: OnCall = lambda model, error: None, calls: int = CALLS
+    ) -> None:
         self._server = server
+        self._on_call = on_call
         self._calls = calls
         self._queues: dict[str, _Queue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -83,7 +91,8 @@ class Batches:
         matrix
             Shape (n, d), float32, n ≥ 1.
         timeout_s
-            Longest wait, in the queue and for the model together, seconds.
+            Longest wait in the queue, and then again for the model, seconds. The model has all of
+            it, however long the caller waited: a call that is late tells about the model.
 
         Raises
         ------
@@ -95,7 +104,7 @@ class Batches:
             Waiting would not help.
         """
         answer = asyncio.get_running_loop().create_future()
-        caller = _Caller(matrix, answer, monotonic() + timeout_s)
+        caller = _Caller(matrix, answer, timeout_s, monotonic() + timeout_s)
         queue = self._queues.setdefault(model.name, _Queue())
         queue.waiting.append(caller)
         self._send(model, queue)
@@ -128,15 +137,14 @@ class Batches:
 
         So only the caller whose row is at fault fails.
         """
-        left_s = max(caller.until for caller in callers) - monotonic()
-        if left_s <= 0.0:
-            raise ModelUnavailable(f"{model.name} did not get to it in time")
+        callers = [caller for caller in callers if not caller.answer.done()]
+        if not callers:
+            return
         matrices = [caller.matrix for caller in callers]
         matrix = matrices[0] if len(matrices) == 1 else np.concatenate(matrices)
-        call = self._server.start(model, matrix, left_s)
-        await call.settled()
+        timeout_s = max(caller.timeout_s for caller in callers)
         try:
-            scores = call.scores(0.0)
+            scores = await self._call(model, matrix, timeout_s)
         except RecordError as exc:
             if len(callers) == 1:
                 callers[0].fail(exc)
@@ -145,13 +153,24 @@ class Batches:
             await self._ask(model, callers[:middle])
             await self._ask(model, callers[middle:])
             return
-        if len(scores) != len(matrix):
-            raise FatalError(f"{model.name}: {len(scores)} scores of {len(matrix)} rows")
         start = 0
         for caller in callers:
             stop = start + len(caller.matrix)
             caller.give(scores[start:stop])
             start = stop
+
+    async def _call(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
+        try:
+            call = self._server.start(model, matrix, timeout_s)
+            await call.settled()
+            scores = call.scores(0.0)
+        except PenstockError as exc:
+            self._on_call(model, exc)
+            raise
+        if len(scores) != len(matrix):
+            raise FatalError(f"{model.name}: {len(scores)} scores of {len(matrix)} rows")
+        self._on_call(model, None)
+        return scores
 
 
 def _taken(waiting: deque[_Caller], max_rows: int) -> list[_Caller]:

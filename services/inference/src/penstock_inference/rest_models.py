@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -77,38 +77,54 @@ def add_health(app: FastAPI, services: Services) -> None:
 
 def add_models(app: FastAPI, services: Services, settings: GatewaySettings) -> None:
     """Add what clients ask about a model."""
-    told = answers(404, 503)
 
-    @app.get("/v2/models/{name}", **documented("models", "Inputs and outputs of a model", told))
-    @app.get(
-        "/v2/models/{name}/versions/{version}",
-        **documented("models", "Inputs and outputs of a version", told),
-    )
-    async def model_metadata(name: str, version: str | None = None) -> dict[str, Any]:
+    async def metadata(name: str, version: str | None) -> dict[str, Any]:
         service = service_of(services, name)
         route = await route_of(service, version)
         versions = service.scorer.versions if version is None else [version]
         return oip_models.metadata(name, route, versions)
 
-    @app.get("/v2/models/{name}/ready", **documented("models", "Whether a model answers", told))
-    @app.get(
-        "/v2/models/{name}/versions/{version}/ready",
-        **documented("models", "Whether a version answers", told),
-    )
-    async def model_ready(name: str, version: str | None = None) -> Response:
+    async def ready(name: str, version: str | None) -> Response:
         service = service_of(services, name)
         if version is not None:
             await route_of(service, version)
         return Response(status_code=200 if service.scorer.ready else 503)
 
-    @app.get("/v2/models/{name}/config", **documented("models", "Configuration of a model", told))
-    @app.get(
-        "/v2/models/{name}/versions/{version}/config",
-        **documented("models", "Configuration of a version", told),
-    )
-    async def model_config(name: str, version: str | None = None) -> dict[str, Any]:
+    async def config(name: str, version: str | None) -> dict[str, Any]:
         route = await route_of(service_of(services, name), version)
         return oip_models.config(name, route, settings.max_request_rows)
+
+    _add_both(app, "", "Inputs and outputs", metadata)
+    _add_both(app, "/ready", "Readiness", ready)
+    _add_both(app, "/config", "Configuration", config)
+
+
+def _add_both(
+    app: FastAPI, path: str, summary: str, tell: Callable[[str, str | None], Awaitable[Any]]
+) -> None:
+    """Add a question about a model, and the same about one of its versions.
+
+    Two routes: in one, the version would be a query parameter too.
+    """
+    told = answers(404, 503)
+
+    @app.get(
+        f"/v2/models/{{name}}{path}",
+        name=f"model{path.replace('/', '_')}",
+        response_model=None,
+        **documented("models", f"{summary} of a model", told),
+    )
+    async def of_model(name: str) -> Any:
+        return await tell(name, None)
+
+    @app.get(
+        f"/v2/models/{{name}}/versions/{{version}}{path}",
+        name=f"version{path.replace('/', '_')}",
+        response_model=None,
+        **documented("models", f"{summary} of a version", told),
+    )
+    async def of_version(name: str, version: str) -> Any:
+        return await tell(name, version)
 
 
 def add_index(app: FastAPI, services: Services, settings: GatewaySettings) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from fastapi import FastAPI
+
 from penstock_inference.oip import HEADER_LENGTH
 from penstock_inference.rest_limits import HEADER_TIMEOUT
 from penstock_inference.triton import DTYPE, INPUT, OUTPUT
@@ -122,6 +124,24 @@ _JSON_LENGTH: Final[Json] = {
     "description": "How much of the body is JSON, bytes; the tensor's bytes follow it",
     "schema": _WHOLE,
 }
+
+
+def describe(app: FastAPI) -> None:
+    """Have an application's document leave out what its framework assumes and is not so.
+
+    Path parameters are text of any kind, so no request fails the framework's own validation.
+    """
+    written = app.openapi
+
+    def openapi() -> Json:
+        document = written()
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+        document.pop("components", None)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign] # the way that FastAPI documents
 
 
 def answers(*statuses: int, content: Json | None = None) -> dict[int | str, Json]:

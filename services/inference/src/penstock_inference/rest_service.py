@@ -59,7 +59,8 @@ class PipelineService:
     ) -> None:
         """Queue what was answered for the topic of REST predictions."""
         n = len(ids)
-        times = pa.array(np.full(n, time_ms, dtype="datetime64[ms]"))
+        # Not by way of datetime64, whose smallest number is no time at all.
+        times = pa.array(np.full(n, time_ms, dtype=np.int64)).cast(pa.timestamp("ms"))
         origin = pa.nulls(
             n,
             pa.struct({"topic": pa.string(), "partition": pa.int32(), "offset": pa.int64()}),

@@ -7,14 +7,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from penstock_pipelines.model import PipelineConfig
-from penstock_schemas.errors import ModelUnavailable, PenstockError, RecordError, ShapeMismatch
+from penstock_schemas.errors import (
+    ModelRejected,
+    ModelUnavailable,
+    PenstockError,
+    RecordError,
+    ShapeMismatch,
+)
 
+from penstock_inference.breakers import DeadlineHit
 from penstock_inference.canary_pauses import CANARY_TIMEOUT_S, CanaryPauses
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_link import ModelLink
 from penstock_inference.rest_batches import Batches, Server
 from penstock_inference.routing import Route, RouteTable
 from penstock_inference.tensors import Matrix, finite_scores
+from penstock_inference.triton import ServedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class LinkedScorer:
     ) -> None:
         self._config = config
         self._link = link
-        self._batches = Batches(server)
+        self._batches = Batches(server, self._called)
         self._metrics = metrics
         self._pauses = CanaryPauses(link.breakers)
 
@@ -100,10 +108,14 @@ class LinkedScorer:
         Raises
         ------
         ModelUnavailable
-            The model is away.
+            The model is away, or fails on whatever it is asked. While it is known to be, no call
+            is sent.
         RecordError
             The model refuses the tensor, fails on it, or answers NaN or Inf.
         """
+        name = route.model.name
+        if self._is_champion(name) and not self._link.breakers.is_closed(name):
+            raise ModelUnavailable(f"{name} fails: no call is sent")
         return await self._score(route, matrix, self._config.model.timeout_s)
 
     async def answer(self, key: bytes | None, matrix: Matrix) -> Scored:
@@ -147,10 +159,50 @@ class LinkedScorer:
         return scored
 
     async def _score(self, route: Route, matrix: Matrix, timeout_s: float) -> Scored:
-        scores = await self._batches.scores(route.model, matrix, timeout_s)
+        model = route.model
+        try:
+            scores = await self._batches.scores(model, matrix, timeout_s)
+        except ModelRejected as exc:
+            await self._check_lives(model, exc, timeout_s)
+            raise
         for _, error in finite_scores(scores):
             raise error
+        if self._is_champion(model.name):
+            self._link.seen.note(matrix)
         return Scored(route, scores)
+
+    async def _check_lives(self, model: ServedModel, why: ModelRejected, timeout_s: float) -> None:
+        """Check that a model that fails on a matrix does not fail on a good row too.
+
+        Raises
+        ------
+        ModelUnavailable
+            It does: its process has died, and it was not the caller's fault.
+        """
+        row = self._link.seen.sample(1, model.width)
+        try:
+            await self._batches.scores(model, row, timeout_s)
+        except ModelRejected:
+            self._link.suspect(model.name, row)
+            raise ModelUnavailable(str(why)) from why
+
+    def _called(self, model: ServedModel, error: PenstockError | None) -> None:
+        """Tell the champion's circuit how a call has ended; a canary's is told by its callers."""
+        table = self._link.table
+        if isinstance(error, DeadlineHit) and table is not None:
+            for route in table.routes:
+                if route.model.name == model.name:
+                    self._metrics.deadline_hit(route)
+        if not self._is_champion(model.name):
+            return
+        if isinstance(error, ModelUnavailable):
+            self._link.breakers.failed(model.name, error)
+        elif error is None or isinstance(error, RecordError):
+            self._link.breakers.answered(model.name)
+
+    def _is_champion(self, name: str) -> bool:
+        table = self._link.table
+        return table is not None and table.champion.model.name == name
 
     def _table(self) -> RouteTable:
         table = self._link.table
