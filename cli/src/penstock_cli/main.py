@@ -26,6 +26,7 @@ from penstock_cli import (
     offsets,
     replay,
     retrain,
+    services,
     simulate,
     status,
     topics,
@@ -58,6 +59,8 @@ def _global(
 
 app.command("up")(up.up)
 app.command("down")(up.down)
+app.command("stop")(services.stop)
+app.command("start")(services.start)
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

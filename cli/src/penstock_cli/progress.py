@@ -32,7 +32,8 @@ class Progress:
 
 
 def _what(component: ComponentState) -> str:
-    if component.state in ("ready", "done") and not component.restarts:
+    is_first = component.ready_after_s is not None and not component.restarts
+    if component.state in ("ready", "done") and is_first:
         return f"{component.state} after {component.ready_after_s} s"
     if component.state in ("restarting", "failed") and component.error:
         return f"{component.state}: {component.error.splitlines()[0]}"

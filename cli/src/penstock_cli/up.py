@@ -88,6 +88,7 @@ def run_in_foreground(config: StackConfig) -> None:
         if supervisor.wait_ready(interrupted):
             supervisor.record_ready()
             console.note(f"ready; state and logs in {config.data_dir}, stop with Ctrl-C")
+            _note_held(config)
             supervisor.supervise(interrupted)
         console.note("stopping")
 
@@ -142,6 +143,7 @@ def start_detached(config: StackConfig) -> None:
         came_up = _follow(child, config, interrupted)
     if came_up:
         console.note(f"ready; state and logs in {config.data_dir}, stop with 'penstock down'")
+        _note_held(config)
         return
     with log.open(encoding="utf-8", errors="replace") as stream:
         stream.seek(size)
@@ -149,6 +151,13 @@ def start_detached(config: StackConfig) -> None:
     from penstock_stack.component import ComponentFailed
 
     raise ComponentFailed(f"the stack did not come up (log: {log}):\n{text or tail(log)}")
+
+
+def _note_held(config: StackConfig) -> None:
+    from penstock_stack.held import held
+
+    for service in held(config.run):
+        console.note(f"{service} stays stopped, as somebody wanted: 'penstock start {service}'")
 
 
 def _spawn_foreground(config: StackConfig, log: Path) -> subprocess.Popen[bytes]:

@@ -1,12 +1,16 @@
-"""Waiting with a deadline, on conditions."""
+"""A stack of a test's own, and waiting with a deadline, on conditions."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from penstock_stack.component import StackConfig
+from penstock_stack.endpoints import Endpoints
 
 DEADLINE_S = 20.0
 
@@ -23,3 +27,10 @@ def until() -> Callable[[Callable[[], bool]], None]:
             pause.wait(0.02)
 
     return wait
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackConfig:
+    """Return a stack of the test's own."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # the supervisor marks its own
+    return StackConfig(tmp_path, tmp_path / "cache", Endpoints.from_environment({}, 30_000))

@@ -61,10 +61,9 @@ class Supervisor:
         ConfigError
             A port is taken.
         """
-        fresh = [u.component for u in self._units.values() if u.component.name not in self._adopted]
-        require_free(
-            [port for component in fresh for port in component.ports], self._config.endpoints
-        )
+        units = self._units.values()
+        fresh = [u for u in units if u.component.name not in self._adopted and not u.is_held]
+        require_free([port for u in fresh for port in u.component.ports], self._config.endpoints)
         started_at = time.monotonic()
         for name, unit in self._units.items():
             unit.start(self._units, self._adopted.get(name), started_at)
@@ -85,12 +84,14 @@ class Supervisor:
     def wait_ready(self, interrupted: threading.Event) -> bool:
         """Wait until everything is ready; False if interrupted. Each component has its deadline.
 
+        What somebody has stopped by hand is not waited for.
+
         Raises
         ------
         ComponentFailed
             One of them cannot be brought up.
         """
-        while not all(unit.ready.is_set() for unit in self._units.values()):
+        while not all(unit.ready.is_set() or unit.is_held for unit in self._units.values()):
             failed = next((u.error for u in self._units.values() if u.error is not None), None)
             if failed is not None:
                 raise failed

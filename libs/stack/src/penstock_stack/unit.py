@@ -9,13 +9,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from penstock_schemas.errors import FatalError, RetryableError
 
 from penstock_stack import processes
 from penstock_stack.component import Component, ComponentFailed, StackConfig
+from penstock_stack.held import is_held
 from penstock_stack.liveness import Liveness
 from penstock_stack.log_files import tail
 from penstock_stack.ports import require_free
@@ -55,6 +55,7 @@ class Unit:
         stopping: threading.Event,
     ) -> None:
         self.component = component
+        self.log = config.logs / f"{component.name}.log"
         self.ready = threading.Event()
         self.error: FatalError | None = None
         self.generation = 0
@@ -67,9 +68,9 @@ class Unit:
         self._thread = threading.Thread(target=self._run, name=component.name, daemon=True)
 
     @property
-    def log(self) -> Path:
-        """The component's log file."""
-        return self._config.logs / f"{self.component.name}.log"
+    def is_held(self) -> bool:
+        """Whether somebody has stopped it by hand."""
+        return is_held(self._config.run, self.component.name)
 
     def start(
         self, peers: Mapping[str, Unit], adopted: ProcessIdentity | None, started_at: float
@@ -104,13 +105,15 @@ class Unit:
 
     def _keep_up(self) -> None:
         failures = 0
-        while self._wait_for_needs():
+        while self._wait_until_wanted():
             peers = self._peer_generations()
             try:
                 self._bring_up()
             except FatalError as exc:
                 failures += 1
-                if self.generation == 0 and (failures >= FIRST_ATTEMPTS or not _retry(exc)):
+                # Only its own failure is worth another attempt; a setting stays wrong.
+                is_setting = not isinstance(exc, ComponentFailed)
+                if self.generation == 0 and (is_setting or failures >= FIRST_ATTEMPTS):
                     raise
                 self._report(state="restarting", process=None, error=str(exc))
             else:
@@ -120,8 +123,9 @@ class Unit:
                 reason = self._watch(peers)
                 if reason is None:
                     return
-                failures = 1 if time.monotonic() - up_since > STABLE_S else failures + 1
-                self._begin_restart(reason)
+                if not self.is_held:
+                    failures = 1 if time.monotonic() - up_since > STABLE_S else failures + 1
+                    self._begin_restart(reason)
             self._stopping.wait(min(MAX_BACKOFF_S, 0.25 * 2**failures))
 
     def _begin_restart(self, reason: str) -> None:
@@ -132,14 +136,26 @@ class Unit:
         self.identity = None
         processes.sweep(self._config.data_dir, self.component.name, self.component.stop_s)
 
-    def _wait_for_needs(self) -> bool:
-        """Wait until what it needs is ready; False when the stack stops instead."""
+    def _wait_until_wanted(self) -> bool:
+        """Wait until nobody holds it and what it needs is ready; False when the stack stops."""
         needs = [self._peers[name] for name in self.component.needs]
+        was_held = False
         while not self._stopping.is_set():
-            if all(unit.ready.is_set() for unit in needs):
+            if self.is_held and not was_held:
+                self._halt()
+            was_held = self.is_held
+            if not was_held and all(unit.ready.is_set() for unit in needs):
                 return True
             self._stopping.wait(POLL_S)
         return False
+
+    def _halt(self) -> None:
+        self.ready.clear()
+        processes.sweep(self._config.data_dir, self.component.name, self.component.stop_s)
+        self.identity = None
+        # What is started by hand later is no part of the stack's start: it may try for ever.
+        self.generation += 1
+        self._report(state="stopped", process=None, error=None)
 
     def _peer_generations(self) -> dict[str, int]:
         return {name: self._peers[name].generation for name in self.component.restarts_with}
@@ -159,7 +175,7 @@ class Unit:
             self._spawn()
             deadline = time.monotonic() + component.deadline_s
         self._report(state="starting", process=self.identity)
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self.is_held:
             code = self._exit_code()
             if code == 0 and component.is_job:
                 if component.on_done is not None:
@@ -220,6 +236,8 @@ class Unit:
                 return f"ended with exit code {code}" if code != -1 else "ended"
             if self._peer_generations() != peers:
                 return "what it depends on was started again"
+            if self.is_held:
+                return "was stopped by hand"
             if liveness.is_lost():
                 return "said that it is not live"
         return None
@@ -229,8 +247,3 @@ class Unit:
             processes.send([self.identity], signal.SIGKILL)
         processes.sweep(self._config.data_dir, self.component.name)
         self.identity = None
-
-
-def _retry(error: FatalError) -> bool:
-    """Only a component's own failure is worth another attempt; a setting stays wrong."""
-    return isinstance(error, ComponentFailed)
