@@ -69,7 +69,9 @@ class ScoringCall:
 
     async def settled(self) -> None:
         """Wait until all calls have ended, well or not; bounded by their deadlines."""
-        await asyncio.wait([asyncio.wrap_future(chunk) for chunk in self._chunks])
+        ended, _ = await asyncio.wait([asyncio.wrap_future(chunk) for chunk in self._chunks])
+        for chunk in ended:
+            chunk.exception()  # looked at, or asyncio logs it as lost; `scores` raises it
 
     def scores(self, timeout_s: float) -> Matrix:
         """Return the scores, shape (n, k), float32, in the order of the rows.
