@@ -85,6 +85,10 @@ def seek(
         list[str] | None, typer.Option(help="Only this topic; repeatable; all if unset.")
     ] = None,
     accept_duplicates: Acceptance = False,
+    stop_service: Annotated[
+        bool,
+        typer.Option("--stop-service", help="Stop the group's service for it, start it again."),
+    ] = False,
     yes: Yes = False,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     port_offset: PortOffset = None,
@@ -94,6 +98,8 @@ def seek(
     """Move a group that nobody works in; backwards makes duplicates."""
     from penstock_replay.group_offsets import GroupOffsets
     from penstock_replay.refusal import Refused
+
+    from penstock_cli.group_service import nobody_in
 
     if (to is None) == (file is None):
         raise typer.BadParameter("give one of --to and --file", param_hint="--to")
@@ -112,7 +118,8 @@ def seek(
                 )
             text = {"to": to, "file": file, "topics": ",".join(topic or ())}
             given = {**text, "accept_duplicates": accept_duplicates or None}
-            offsets.seek(moves, operation("offsets.seek", group, given), cluster.audit)
+            with nobody_in(offsets, group, data_dir, stop=stop_service):
+                offsets.seek(moves, operation("offsets.seek", group, given), cluster.audit)
     _show_moves(context, group, moves, done=yes)
 
 
