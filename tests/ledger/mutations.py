@@ -68,6 +68,7 @@ BYTES: Final = "I7 dead letter bytes"
 HEADERS: Final = "I7 dead letter headers"
 READABLE: Final = "outputs are readable"
 CONTENT: Final = "outputs carry their event"
+TRUE: Final = "outcomes are borne out"
 REPLAYS: Final = "I7 replays"
 SOURCE: Final = "I10 provenance"
 ROUTES: Final = "I10 routing states"
@@ -158,6 +159,23 @@ MUTATIONS: Final = [
     ),
     Mutation("other event id", CONTENT, edit("predictions", event_id="x")),
     Mutation("other features", CONTENT, edit("predictions", features=[9.0])),
+    Mutation("expired with scores", TRUE, edit("predictions", outcome="expired", scores=[0.5])),
+    Mutation("predicted without scores", TRUE, edit("predictions", outcome="predicted", scores=[])),
+    Mutation(
+        "a score that is no number",
+        TRUE,
+        edit("predictions", outcome="predicted", scores=[float("nan")], decision=False),
+    ),
+    Mutation(
+        "decision against the score",
+        TRUE,
+        edit("predictions", outcome="predicted", scores=[0.9], decision=False, threshold=0.5),
+    ),
+    Mutation(
+        "expired and decided",
+        TRUE,
+        edit("predictions", outcome="expired", scores=[], decision=True),
+    ),
     Mutation("truncated", READABLE, raw("predictions", lambda v: v[:-3])),
     Mutation("trailing", READABLE, raw("features", lambda v: v + b"x")),
     Mutation("magic", READABLE, raw("predictions", lambda v: b"\x01" + v[1:])),
@@ -166,6 +184,7 @@ MUTATIONS: Final = [
     Mutation("origin elsewhere", READABLE, edit("features", origin=_OTHER_TOPIC)),
     Mutation("uncounted skip", "I14 accounting", count("ingest", "skipped", -1)),
     Mutation("overcounted", "I14 accounting", count("inference", "predicted", 1)),
+    Mutation("expired and uncounted", "I14 accounting", count("inference", "expired", -1)),
     Mutation("uncounted input", "I14 accounting", count("ingest", "consumed", -1)),
     Mutation("copy lost", "I1 no loss", lose_copy),
     Mutation("copy of other bytes", REPLAYS, copy(lambda r: replace(r, value=b"x"))),
@@ -191,6 +210,8 @@ MUTATIONS: Final = [
     Mutation("version after its time", SOURCE, shift(_is("1"), HOUR_MS), "promoted"),
     Mutation("canary after its end", SOURCE, shift(_is("2"), HOUR_MS), "rejected"),
     Mutation("nothing routed yet", SOURCE, shift(any_one, -HOUR_MS), "steady"),
+    Mutation("b as champion", SOURCE, answer(_is("2"), variant="champion"), "a/b"),
+    Mutation("shadow among the answers", SOURCE, answer(any_one, model_version="3"), "a/b"),
     Mutation("back to the old champion", "I10 version switches", flap, "promoted"),
     Mutation("wrong digest", ROUTES, reroute(1, version("1", digest=digest_of("9"))), "promoted"),
     Mutation("no digest", ROUTES, reroute(0, version("1", digest="sha256:")), "steady"),

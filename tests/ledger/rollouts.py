@@ -8,7 +8,7 @@ from zlib import crc32
 
 from penstock_schemas.records import ModelVersion, RoutingState
 
-Story = Literal["steady", "promoted", "rejected", "rolled back"]
+Story = Literal["steady", "promoted", "rejected", "rolled back", "a/b"]
 STORIES: tuple[Story, ...] = get_args(Story)
 STEP_MS = 45_000
 SLOWEST_APPLY_MS = 20_000
@@ -31,7 +31,12 @@ HISTORIES: dict[Story, list[list[Entry]]] = {
     ],
     "rolled back": [
         *PROMOTED[:4],
-        [("1", "champion", 100, "serving"), ("2", "", 0, "draining")],
+        [("1", "champion", 100, "serving"), ("2", "previous", 0, "draining")],
+    ],
+    "a/b": [
+        *PROMOTED[:1],
+        [("1", "champion", 60, "serving"), ("2", "b", 40, "serving"), ("3", "", 0, "shadow")],
+        [("1", "champion", 100, "serving"), ("2", "", 0, "retired")],
     ],
 }
 
@@ -78,7 +83,7 @@ def answering(state: RoutingState, key: bytes | None) -> tuple[str, str]:
     """Return the (version, variant) that a router answers a key with."""
     champion = state.champion
     assert champion is not None
-    canary = next((v for v in state.versions if v.state == "canary"), None)
+    canary = next((v for v in state.versions if v.weight > 0 and v != champion), None)
     if canary is not None and key is not None and crc32(key) % 100 < canary.weight:
         return canary.version, "canary"
     return champion.version, "champion"

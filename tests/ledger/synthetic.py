@@ -66,7 +66,7 @@ class LogBuilder:
                 if not leave:
                     self._replay(partition)
         self._count()
-        self.log.faults = [Fault("the kill", self.start_ms + FAULT_AFTER_MS, 60.0)]
+        self.log.faults = [Fault("the kill", self.start_ms + FAULT_AFTER_MS, 90.0)]
         self.log.live = [
             (role, r)
             for role in ROLES
@@ -184,16 +184,18 @@ class LogBuilder:
             return [("features_dlq", self._dead_letter("features", feature, kind, origin))]
         vector.pop("entity_key")
         version, variant = self._answer(feature.key)
+        is_late = self.random.random() < 0.05 or feature.offset % 11 == 0
+        score = self.random.random()
         prediction = vector | {
             "predicted_at": self.now_ms,
             "model_name": "fraud",
             "model_version": version,
             "variant": variant,
-            "scores": [0.5],
-            "decision": False,
+            "scores": [] if is_late else [score],
+            "decision": not is_late and score >= 0.5,
             "threshold": 0.5,
             "attempt": f"attempt-{self.attempt}",
-            "outcome": "predicted",
+            "outcome": "expired" if is_late else "predicted",
         }
         offset = self.log.next_offset("predictions", feature.partition)
         value = frame("predictions", prediction)
@@ -237,7 +239,9 @@ class LogBuilder:
         counters["inference", "consumed"] = sum(
             f.offset < log.inference[f.partition] for f in log.records["features"]
         )
-        counters["inference", "predicted"] = len(log.records["predictions"])
+        values = [unframe("predictions", r.value) for r in log.records["predictions"]]
+        counters["inference", "predicted"] = len(values)
+        counters["inference", "expired"] = sum(v["outcome"] == "expired" for v in values)
         for service, role in (("ingest", "events_dlq"), ("inference", "features_dlq")):
             for r in log.records[role]:  # type: ignore[index]
                 kind = dict(r.headers)["dlq.class"].decode()  # type: ignore[union-attr]

@@ -32,10 +32,9 @@ def test_columns_say_what_fastavro_says(role: Role, records: dict[Role, list[Raw
         found = [column[row] for column in facts.columns]
         assert found[:2] == [value["origin"]["partition"], value["origin"]["offset"]]
         if role == "predictions":
-            assert found[5:] == [
-                value[name]
-                for name in ("model_name", "model_version", "variant", "attempt", "outcome")
-            ]
+            names = ("model_name", "model_version", "variant", "attempt", "outcome")
+            assert found[5:10] == [value[name] for name in names]
+            assert found[10:] == [len(value["scores"]), int(value["decision"])]
 
 
 @pytest.mark.parametrize("role", AVRO)

@@ -37,9 +37,14 @@ OF_PREDICTION: Final = (
     "attempt",
     "outcome",
 )
+ANSWER: Final = ("scores", "decision", "threshold")
 Fact = tuple[Any, ...]
-"""origin partition, origin offset, event id, features, and for a prediction `OF_PREDICTION`."""
-WIDTH: Final = 4 + len(OF_PREDICTION)
+"""origin partition, origin offset, event id, features, and for a prediction `OF_PREDICTION`, the
+number of its scores (`NOT_FINITE` if one is no number), and its decision."""
+WIDTH: Final = 4 + len(OF_PREDICTION) + 2
+NOT_FINITE: Final = -1
+CONTRADICTED: Final = 2
+"""In place of a decision, 0 or 1, that its first score and threshold do not bear out."""
 NO_FACT: Final[Fact] = (None,) * WIDTH
 ANYTHING: Final = object()
 """Stands for a digest that is not compared: Python's floats do not keep the bits of every NaN."""
@@ -75,7 +80,7 @@ class FactReader:
         self._events = topics.events
         self._is_prediction = role == "predictions"
         self._rows = rows
-        fields = SHARED + OF_PREDICTION if self._is_prediction else SHARED
+        fields = SHARED + OF_PREDICTION + ANSWER if self._is_prediction else SHARED
         self._decoder = ColumnarDecoder(projection(SCHEMA_FILES[role], fields), self._schema)
 
     def _schema(self, schema_id: int) -> str:
@@ -116,7 +121,8 @@ class FactReader:
                 found.append(columns.column(name).cast(pa.int64()).to_pylist())
             else:
                 found.append(_texts(columns.column(name)))
-        return found
+        nothing = [None] * columns.num_rows
+        return found + (_answers(columns) if self._is_prediction else [nothing, nothing])
 
     def _check_origins(self, origin: pa.StructArray, rows: Any, facts: Facts) -> None:
         """Take the facts from outputs that do not name an event of this pipeline."""
@@ -156,8 +162,11 @@ class FactReader:
         origin = value.get("origin")
         if origin is None or origin["topic"] != self._events:
             return NO_FACT
-        more = [value[name] for name in OF_PREDICTION] if self._is_prediction else [None] * 6
-        more = [_ms(item) if isinstance(item, datetime) else item for item in more]
+        more: list[Any] = [None] * (WIDTH - 4)
+        if self._is_prediction:
+            plain = [value[name] for name in OF_PREDICTION]
+            more = [_ms(item) if isinstance(item, datetime) else item for item in plain]
+            more += _answer(value["scores"], value["decision"], value["threshold"])
         return (
             origin["partition"],
             origin["offset"],
@@ -165,6 +174,28 @@ class FactReader:
             _digest_of(value["features"]),
             *more,
         )
+
+
+def _answers(columns: pa.RecordBatch) -> list[Sequence[Any]]:
+    """Return the number of scores and the decision of each prediction; see `_answer`."""
+    scores = columns.column("scores")
+    ends = scores.offsets.to_numpy()
+    values = scores.values.to_numpy(zero_copy_only=False)
+    widths = np.diff(ends)
+    finite = np.concatenate(([0], np.cumsum(np.isfinite(values))))
+    counts = np.where(finite[ends[1:]] - finite[ends[:-1]] == widths, widths, NOT_FINITE)
+    decided = columns.column("decision").to_numpy(zero_copy_only=False).astype(np.int64)
+    threshold = columns.column("threshold").to_numpy(zero_copy_only=False)
+    first = np.append(values, np.float32(np.nan))[np.minimum(ends[:-1], len(values))]
+    is_above = (widths > 0) & (first >= threshold)
+    decisions = np.where(decided == is_above, decided, CONTRADICTED)
+    return [counts.tolist(), decisions.tolist()]
+
+
+def _answer(scores: list[float], decision: bool, threshold: float) -> list[int]:
+    count = len(scores) if all(map(math.isfinite, scores)) else NOT_FINITE
+    is_above = bool(scores) and scores[0] >= threshold
+    return [count, int(decision) if decision == is_above else CONTRADICTED]
 
 
 def _digest_of(features: list[float]) -> object:

@@ -128,6 +128,11 @@ INVARIANTS: Final[tuple[Invariant, ...]] = (
         queries.CONTENT,
     ),
     Invariant(
+        "outcomes are borne out",
+        "a prediction has finite scores and the decision they give; one that expired has none",
+        queries.ANSWERS,
+    ),
+    Invariant(
         "outputs are readable",
         "every output is Avro of a registered schema and names its event",
         queries.READABLE,

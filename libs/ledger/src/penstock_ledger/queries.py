@@ -144,4 +144,15 @@ JOIN feature f ON f.origin_partition = p.origin_partition AND f.origin_offset = 
 WHERE p.role = 'predictions' AND (p.event_id <> f.event_id OR p.features IS NOT f.features)
 """
 
+ANSWERS: Final = """
+SELECT 'predictions', partition, offset, CASE
+  WHEN outcome NOT IN ('predicted', 'expired', 'duplicate') THEN 'outcome ' || quote(outcome)
+  WHEN scores < 0 THEN outcome || ', and a score is not a finite number'
+  WHEN decision > 1 THEN outcome || ', and the decision is not what score and threshold say'
+  ELSE outcome || ', with ' || scores || ' scores' END
+FROM prediction
+WHERE outcome NOT IN ('predicted', 'expired', 'duplicate') OR scores < 0 OR decision > 1
+ OR (outcome = 'predicted') <> (scores > 0)
+"""
+
 READABLE: Final = "SELECT role, partition, offset, why FROM unreadable"

@@ -120,7 +120,8 @@ class Counter:
     Parameters
     ----------
     outcome
-        consumed, features, predicted, skipped, dead:<class>, or error.
+        consumed, features, predicted (all predictions, those that expired too), expired, skipped,
+        dead:<class>, or error.
     """
 
     service: Service

@@ -60,8 +60,8 @@ class Reign(NamedTuple):
 
 def variant_of(version: ModelVersion) -> str | None:
     """Return the variant that a version answers as; empty if it may not answer."""
-    if version.weight > 0:
-        return "canary" if version.state == "canary" else "champion"
+    if version.weight > 0:  # who serves beside the champion is labelled as a canary is
+        return "champion" if version.alias == "champion" else "canary"
     return ANY_VARIANT if version.state == "draining" else ""
 
 

@@ -16,7 +16,8 @@ CREATE TABLE record (role TEXT, partition INTEGER, offset INTEGER, key INTEGER, 
                      timestamp_ms INTEGER, headers TEXT,
                      origin_partition INTEGER, origin_offset INTEGER, event_id INTEGER,
                      features INTEGER, predicted_at INTEGER, model TEXT, version TEXT,
-                     variant TEXT, attempt TEXT, outcome TEXT,
+                     variant TEXT, attempt TEXT, outcome TEXT, scores INTEGER,
+                     decision INTEGER,
                      PRIMARY KEY (role, partition, offset)) WITHOUT ROWID;
 -- The read_uncommitted view, and what a read_committed reader saw while the faults happened.
 CREATE TABLE uncommitted (role TEXT, partition INTEGER, offset INTEGER, value INTEGER,
