@@ -1,0 +1,131 @@
+"""A Ray head of a test's own with the real inference service on it: settings are the test's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harness.bare_router import PREFIX, ServicePlaces
+from harness.stack import is_setting
+from harness.waiting import eventually
+from penstock_inference.run_facts import live_replicas
+from penstock_stack.artifacts import cache_dir
+from penstock_stack.component import StackConfig
+from penstock_stack.endpoints import HOST, Endpoints
+from penstock_stack.ray_head import ray_environment, ray_temp_dir
+
+START_S: Final = 120.0
+STOP_S: Final = 40.0
+OFFSETS: Final = range(32_010, 50_000, 1_010)
+
+
+def free_endpoints() -> tuple[int, Endpoints]:
+    """Return an offset at which nothing listens, and its ports."""
+    for offset in OFFSETS:
+        found = Endpoints.from_environment({}, offset)
+        if not any(_is_taken(port) for port in found.ports.values()):
+            return offset, found
+    raise RuntimeError(f"every offset of {OFFSETS} has a taken port")
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+@dataclass
+class ServeService:
+    """The inference service on its own Ray.
+
+    Parameters
+    ----------
+    root
+        A folder of its own.
+    folder
+        The pipeline's.
+    extra
+        More settings, by the full names of their variables.
+    """
+
+    places: ServicePlaces
+    root: Path
+    folder: Path
+    extra: Mapping[str, str]
+
+    @contextmanager
+    def running(self) -> Iterator[ServeService]:
+        """Start Ray and the service; end both."""
+        offset, endpoints = free_endpoints()
+        config = StackConfig(
+            self.root / "stack", cache_dir(os.environ), endpoints, port_offset=offset
+        )
+        own = {k: v for k, v in os.environ.items() if not is_setting(k)}
+        log = self.root / "ray.txt"
+        command = [sys.executable, "-m", "penstock_stack", str(config.data_dir), str(offset), "ray"]
+        with _process(command, own, log):
+            eventually(lambda: "ready:" in log.read_text(), START_S, "Ray is up")
+            environment = own | ray_environment(config) | self._settings(endpoints)
+            command = [sys.executable, "-m", "penstock_inference"]
+            with _process(command, environment, self.root / "inference.txt"):
+                eventually(lambda: self.ready == 1, START_S, "a router takes records")
+                yield self
+        assert not ray_temp_dir(config.data_dir).exists(), "Ray has left something"
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of facts about the replicas."""
+        return self.root / "run"
+
+    @property
+    def ready(self) -> int:
+        """Router replicas that take records."""
+        return sum(facts.ready for facts in live_replicas(self.run_dir)[0])
+
+    @property
+    def replicas(self) -> int:
+        """Router replicas that there are."""
+        return len(live_replicas(self.run_dir)[0])
+
+    def _settings(self, endpoints: Endpoints) -> dict[str, str]:
+        return {
+            f"{PREFIX}KAFKA__BOOTSTRAP_SERVERS": self.places.kafka,
+            f"{PREFIX}REGISTRY__URL": self.places.registry,
+            f"{PREFIX}TRITON__GRPC_URL": self.places.triton_grpc,
+            f"{PREFIX}PIPELINES": f'["{self.folder}"]',
+            f"{PREFIX}RUN_DIR": str(self.run_dir),
+            f"{PREFIX}FEAST_DIR": str(self.root / "feast"),
+            f"{PREFIX}RAY_ADDRESS": endpoints.address("RAY_GCS"),
+            f"{PREFIX}GATEWAY_PORT": str(endpoints.port("GATEWAY")),
+            f"{PREFIX}METRICS_PORT": str(endpoints.port("INFERENCE")),
+            f"{PREFIX}LOOP__SESSION_TIMEOUT_S": "6",
+            **self.extra,
+        }
+
+
+@contextmanager
+def _process(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[None]:
+    """Run a process that ends on SIGTERM, with its output in a file."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            yield
+        except BaseException:
+            print(log.read_text(errors="replace")[-4_000:])  # noqa: T201 - shown with the failure
+            raise
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(STOP_S)
