@@ -91,7 +91,12 @@ class StateChangelog:
             # A broker that has restarted refuses the leader epoch that this client remembers, for
             # as long as it remembers it: the next attempt asks anew.
             self._admin = None
-            raise translated(error_of(exc), f"looking for the end of {self.topic}") from exc
+            error = error_of(exc)
+            if error.code() == KafkaError._NOENT:  # noqa: SLF001 - the client's public name
+                # Nor does it know partitions that were added since.
+                text = f"{self.topic}: no leader of {sorted(partitions)} is known yet"
+                raise BrokerUnavailable(text) from exc
+            raise translated(error, f"looking for the end of {self.topic}") from exc
         except TimeoutError as exc:
             raise BrokerUnavailable(f"no end of {self.topic} in {timeout_s:.0f} s") from exc
 
