@@ -24,7 +24,7 @@ from penstock_stack.ray_head import ray_environment, ray_temp_dir
 
 START_S: Final = 120.0
 STOP_S: Final = 40.0
-OFFSETS: Final = range(32_010, 50_000, 1_010)
+OFFSETS: Final = range(8_080, 15_000, 1_010)
 
 
 def free_endpoints() -> tuple[int, Endpoints]:
