@@ -11,6 +11,7 @@ from confluent_kafka import TopicPartition
 from penstock_schemas.errors import FatalError
 from penstock_schemas.topics import PipelineTopics
 
+from penstock_streaming.commit_pace import CommitPace
 from penstock_streaming.consumer import InputConsumer
 from penstock_streaming.dead_letter import Failure, dead_letter
 from penstock_streaming.dead_letter_breaker import DeadLetterBreaker
@@ -73,6 +74,7 @@ class Checkpoint:
         self.breaker = DeadLetterBreaker(context.loop.breaker_limits)
         self._progress = Progress()
         self._begun_at: float | None = None
+        self._pace = CommitPace(context.clock())
         self._rows = 0
         self._first_ms: list[int] = []
         self._outcomes: Counter[str] = Counter()
@@ -91,7 +93,7 @@ class Checkpoint:
             return loop.idle_poll_s
         if self._rows >= loop.max_transaction_rows:
             return 0.0
-        return self._begun_at + loop.commit_interval_s - self._context.clock()
+        return self._pace.due_at(loop.commit_interval_s) - self._context.clock()
 
     @property
     def is_too_old(self) -> bool:
@@ -137,6 +139,7 @@ class Checkpoint:
             Whether everything the consumer has returned is in the transaction.
         """
         context = self._context
+        began_s = context.clock()
         context.fail_points.reach("before_offsets")
         with context.metrics.timed(context.topic, "commit"):
             changes = self._handler.changelog()
@@ -150,8 +153,9 @@ class Checkpoint:
                 # so the changes they belong to must lie in the log before the offsets are sent.
                 self._producer.settle()
             partitions = self._progress.open_ends
-            positions = self._consumer.positions(partitions) if is_settled else {}
+            positions = self._consumer.places.reached(partitions) if is_settled else {}
             self._finish(self._progress.ends(positions))
+        self._pace.committed(began_s, context.clock())
         context.fail_points.reach("after_commit")
 
     def step_over(self) -> None:
@@ -159,7 +163,7 @@ class Checkpoint:
 
         Only for a loop with nothing in flight and no transaction open.
         """
-        positions = self._consumer.positions(self._progress.committed)
+        positions = self._consumer.places.reached(self._progress.committed)
         ends = self._progress.behind(positions)
         if ends:
             self._begin()

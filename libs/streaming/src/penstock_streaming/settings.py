@@ -19,6 +19,10 @@ MESSAGE_MAX_BYTES = EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES
 """Largest message a producer of ours sends: a dead letter of the largest event."""
 
 
+UNCOMMITTED_LINGER_S = 0.001
+"""Longest wait for a producer batch to fill without a transaction, seconds."""
+
+
 class KafkaSettings(BaseModel):
     """Connection to a Kafka cluster. Immutable."""
 
@@ -78,7 +82,8 @@ class KafkaSettings(BaseModel):
             "group.id": group_id,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
-            "auto.offset.reset": "earliest",
+            # A position that is gone is a gap in the data; `Places` finds the first one itself.
+            "auto.offset.reset": "error",
             "isolation.level": "read_committed",
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": int(loop.session_timeout_s * 1000),
@@ -112,6 +117,8 @@ class KafkaSettings(BaseModel):
             config["transactional.id"] = transactional_id
             config["transaction.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
         else:
+            # Nothing ends the wait for company but itself: it is part of every record's latency.
+            config["linger.ms"] = min(loop.linger_s, UNCOMMITTED_LINGER_S) * 1000
             config["delivery.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
             config["delivery.report.only.error"] = True
         return config
@@ -138,7 +145,7 @@ class LoopSettings(BaseModel):
     max_in_flight: PositiveInt = 2
     """Batches submitted to the handler and not finished."""
     commit_interval_s: PositiveFloat = 0.1
-    """Age at which a transaction is committed, seconds: the knob between latency and throughput."""
+    """Time between two commits, seconds: the knob between latency and throughput."""
     max_dead_letter_share: float = Field(default=0.2, ge=0.0, le=1.0)
     """Share of the last 1,000 records of a partition that may become dead letters before the
     partition is closed; 0 for any."""
