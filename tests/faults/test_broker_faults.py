@@ -75,22 +75,10 @@ def leader(cluster: Cluster, topic: str) -> Broker:
     return next(broker for broker in cluster.brokers if broker.node == node)
 
 
-@pytest.mark.timeout(200)
-def test_broker_frozen(
-    make_cluster: MakeCluster, make_world: MakeWorld, seed: int, in_background: Background
-) -> None:
-    freeze_for(make_cluster, make_world, seed, in_background, 8.0)
-
-
 @pytest.mark.faults
 @pytest.mark.timeout(300)
-def test_broker_frozen_for_half_a_minute(
-    make_cluster: MakeCluster, make_world: MakeWorld, seed: int, in_background: Background
-) -> None:
-    freeze_for(make_cluster, make_world, seed, in_background, 30.0)
-
-
-def freeze_for(
+@pytest.mark.parametrize("frozen_s", [8.0, 30.0])
+def test_broker_frozen(
     make_cluster: MakeCluster,
     make_world: MakeWorld,
     seed: int,

@@ -140,8 +140,9 @@ def test_sigterm_leaves_no_open_transaction(
             window.ended("SIGTERM")
             router = world.started_router()
         publishing.join()
-        window.judge()
+        report = window.judge(counted=True)
         assert router.stop() == 0
+    assert "I14 accounting" in report.held
 
 
 @pytest.mark.faults

@@ -14,7 +14,10 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from harness.figures import Figures
 
 LOOK_S: Final = 0.1
 STOP_S: Final = 15.0
@@ -111,11 +114,18 @@ class BareRouter:
 
 def counted(run_dir: Path, name: str, **labels: str) -> float:
     """Return the sum of a counter over all routers of a run folder, the dead ones too."""
-    from harness.figures import parse, total
+    from harness.figures import total
+
+    return total(figures(run_dir), name, **labels)
+
+
+def figures(run_dir: Path) -> Figures:
+    """Return the metrics of all routers of a run folder together."""
+    from harness.figures import parse
     from penstock_inference.run_facts import METRICS
     from penstock_telemetry.metrics import multiprocess_exposition
 
-    return total(parse(multiprocess_exposition(run_dir / METRICS)), name, **labels)
+    return parse(multiprocess_exposition(run_dir / METRICS))
 
 
 def main() -> int:

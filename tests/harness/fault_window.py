@@ -10,12 +10,13 @@ from types import TracebackType
 from typing import Final, Self
 
 from harness.background import Background, BackgroundCall
-from harness.bare_router import BareRouter
+from harness.bare_router import BareRouter, figures
 from harness.fault_world import START_S, FaultWorld, now_ms
+from harness.figures import counters
 from harness.live_reader import LiveReader
 from harness.producer_app import Published
 from harness.waiting import eventually
-from penstock_ledger import Counter, Fault, Report
+from penstock_ledger import Fault, Report
 
 SESSION_S: Final = 6.0
 TRANSACTION_S: Final = 10.0
@@ -81,14 +82,21 @@ class FaultWindow:
         """Note that a fault is over: from now on there must be progress in time."""
         self.faults.append(Fault(fault, now_ms(), PROGRESS_S))
 
-    def judge(self, counters: Sequence[Counter] = ()) -> Report:
-        """Wait until all is worked off, read the window, and assert that every event is right."""
+    def judge(self, *, counted: bool = False) -> Report:
+        """Wait until all is worked off, read the window, and assert that every event is right.
+
+        Parameters
+        ----------
+        counted
+            Whether the routers' counters must equal the log. They cannot where one was killed
+            between a commit and its count, or was not told how a commit ended.
+        """
         self.run.drain(DRAIN_S)
         drained_s = self.age_s
         self._live.__exit__(None, None, None)
-        report = self.run.report(
-            self.published, list(counters), live=self._live.seen, faults=self.faults
-        )
+        world, topic = self.world, self.world.topics.features
+        counts = counters("inference", topic, {}, figures(world.run_dir)) if counted else []
+        report = self.run.report(self.published, counts, live=self._live.seen, faults=self.faults)
         violations = sum(finding.count for finding in report.findings)
         self.note(
             f"seed {self.seed}: {report.events} events, {len(self.faults)} faults, "

@@ -1,0 +1,161 @@
+"""The bad-input list of Kafka against the two running services: each case its class, no crash."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+from confluent_kafka import Producer
+from harness.bare_router import counted
+from harness.fault_window import FaultWindow
+from harness.fault_world import FaultWorld, now_ms
+from harness.odd_records import in_time, odd_events, odd_vectors
+from harness.producer_app import Published, avro_encoder
+from harness.raw_producer import RawMessage, Refused, send
+from harness.spoilt import Row
+from harness.waiting import eventually
+from penstock_ledger.decoding import header_text
+from penstock_ledger.records import RawRecord
+from penstock_schemas.schema_files import schema_text
+
+MakeWorld = Callable[..., FaultWorld]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+BACK_S = 60.0
+NEIGHBOURS = 40
+BOMB_BYTES = 48 * 1024 * 1024
+
+
+@pytest.fixture
+def world(make_world: MakeWorld) -> FaultWorld:
+    made: FaultWorld = make_world()
+    return made
+
+
+def put(world: FaultWorld, published: Published, becomes: str, message: RawMessage) -> None:
+    """Send an odd event and note what it must become."""
+    partition = published.events % 2
+    offset = send(world.places.kafka, world.topics.events, partition, message)
+    published.events += 1
+    if becomes == "skip":
+        published.tombstones += 1
+    elif becomes != "predicted":
+        published.bad[partition, offset] = becomes
+
+
+def rows(world: FaultWorld, seed: int) -> Iterator[Row]:
+    while True:
+        for row, _ in world.rows(50, seed):
+            yield row
+
+
+def test_every_odd_event_has_its_outcome(world: FaultWorld, seed: int) -> None:
+    fresh = rows(world, seed)
+    cases = list(odd_events(lambda: next(fresh), world.producer.encode))
+    random.Random(seed).shuffle(cases)
+    ingest, router = world.start_ingest(), world.start_router()
+    with FaultWindow(world, f"odd events, seed {seed}", seed) as window:
+        window.publish(NEIGHBOURS)
+        for _, becomes, message in cases:
+            put(world, window.published, becomes, message)
+        publish_and_abort(world)
+        window.publish(NEIGHBOURS)
+        window.judge()
+    assert len(cases) > 60
+    assert ingest.poll() is None, "ingest has died of it"
+    assert router.stop() == 0
+
+
+def publish_and_abort(world: FaultWorld) -> None:
+    """Write good events in a transaction that is taken back: nobody may see them."""
+    producer = Producer(
+        {"bootstrap.servers": world.places.kafka, "transactional.id": f"abort-{world.name}"}
+    )
+    producer.init_transactions(BACK_S)
+    producer.begin_transaction()
+    for row, _ in world.rows(20, 1):
+        producer.produce(world.topics.events, world.producer.encode(row), b"k")
+    assert producer.flush(BACK_S) == 0
+    producer.abort_transaction(BACK_S)
+
+
+def test_batch_that_lies_about_its_codec_is_refused_by_the_broker(world: FaultWorld) -> None:
+    with pytest.raises(Refused):
+        send(world.places.kafka, world.topics.events, 0, RawMessage(b"bad", codec=4))
+
+
+def test_headers_that_are_no_text_cost_a_dead_letter_its_headers_only(
+    world: FaultWorld, seed: int
+) -> None:
+    """After dozens of readable ones: the interpreter checks less of a call that it makes often."""
+    message = RawMessage(b"bad", key=b"\xff", headers=((b"\xff\xfe", b"1"),))
+    ingest = world.start_ingest()
+    run = world.window()
+    for number in range(NEIGHBOURS):
+        plain = RawMessage(b"bad-%d" % number, headers=((b"a", b"1"),))
+        send(world.places.kafka, world.topics.events, 0, plain)
+    send(world.places.kafka, world.topics.events, 0, message)
+
+    def last() -> RawRecord | None:
+        letters = run.records("events_dlq")
+        return letters[-1] if len(letters) == NEIGHBOURS + 1 else None
+
+    letter = eventually(last, BACK_S, "all are dead", unless=lambda: alive(ingest))
+    assert letter is not None
+    assert (letter.key, letter.value) == (b"\xff", b"bad")
+    assert letter.timestamp_ms == message.timestamp_ms
+    assert header_text(letter.headers, "dlq.class") == "decode"
+
+
+def alive(process: subprocess.Popen[bytes]) -> None:
+    assert process.poll() is None, "ingest has died of it"
+
+
+def test_every_odd_vector_has_its_outcome(world: FaultWorld, seed: int) -> None:
+    world.start_ingest()
+    router = world.started_router()
+    first = world.window()
+    world.publish(60, seed)
+    first.drain(BACK_S)
+    (template, *_) = first.decoded("features")
+    text = schema_text("feature_vector.avsc")
+    (raw, *_) = first.records("features")
+    encode = avro_encoder(text, int.from_bytes((raw.value or b"")[1:5], "big"))
+    cases = list(odd_vectors(template, encode))
+    random.Random(seed).shuffle(cases)
+    run, sent = world.window(), {}
+    for what, becomes, message in cases:
+        offset = send(world.places.kafka, world.topics.features, 0, in_time(message, now_ms()))
+        sent[offset] = (what, becomes, message)
+    eventually(lambda: run.backlog("inference") == 0, BACK_S, "all is worked off")
+    dead = {
+        int(header_text(r.headers, "__streams.errors.offset") or -1): r
+        for r in run.records("features_dlq")
+    }
+    found = {at: header_text(letter.headers, "dlq.class") for at, letter in dead.items()}
+    wanted = {at: b for at, (_, b, _) in sent.items() if b not in ("predicted", "skip")}
+    names = {at: what for at, (what, _, _) in sent.items()}
+    assert {names[at]: v for at, v in found.items()} == {names[at]: v for at, v in wanted.items()}
+    for at, letter in dead.items():
+        assert letter.value == sent[at][2].value, names[at]
+    good = sum(becomes == "predicted" for _, becomes, _ in cases)
+    assert run.count("predictions") == good
+    assert router.stop() == 0
+
+
+def test_record_that_unpacks_to_more_than_any_topic_takes_stops_nobody(
+    world: FaultWorld, seed: int
+) -> None:
+    """48 MiB in 48 KiB: neither its outputs nor its dead letter can be written as they are."""
+    ingest, router = world.start_ingest(), world.start_router()
+    bomb = RawMessage(b"\x01" * BOMB_BYTES, codec=1, zipped=True)
+    with FaultWindow(world, "bomb", seed) as window:
+        window.publish(NEIGHBOURS)
+        put(world, window.published, "oversize", bomb)
+        window.publish(NEIGHBOURS)
+        window.judge()
+    assert ingest.poll() is None, "ingest has died of it"
+    assert router.stop() == 0
+    assert counted(world.run_dir, "penstock_transactions_total", outcome="aborted") == 0
