@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from harness.asgi_calls import call
 from harness.gateway_fakes import FakeLink, Published, gateway, infer_body
 from harness.http_server import Answer, Caller, read_answer, serving
 from harness.inference_fakes import mean_score
@@ -121,6 +122,26 @@ def test_caller_that_has_gone_leaves_its_place(
         connection.close()
     link.is_held = False
     eventually(lambda: caller.post(INFER, BODY).status == 200, 5.0, every_s=0.01)
+
+
+def test_request_that_is_cancelled_leaves_its_place(
+    link: HeldLink, families: InferenceFamilies
+) -> None:
+    """So a caller's going is told where the server behind the socket is another process."""
+
+    async def run() -> int:
+        app = gateway(link, Published(), families, max_in_flight=1, max_in_flight_rows=8)
+        task = asyncio.create_task(call(app, "POST", INFER, body=BODY))
+        while not link.asked:
+            await asyncio.sleep(0)
+        assert (await call(app, "POST", INFER, body=BODY)).status == 429
+        task.cancel()
+        await asyncio.wait([task])
+        link.is_held = False
+        return (await call(app, "POST", INFER, body=BODY)).status
+
+    assert asyncio.run(run()) == 200
+    assert families.requests.labels("", "infer", "499")._value.get() == 1
 
 
 def test_body_that_stops_halfway(caller: Caller, families: InferenceFamilies) -> None:
