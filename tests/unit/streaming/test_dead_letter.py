@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
 from confluent_kafka import Message
 from hypothesis import given
 from hypothesis import strategies as st
 from penstock_schemas import headers
 from penstock_schemas.errors import DecodeError, SchemaError
-from penstock_streaming.dead_letter import MESSAGE_MAX_CHARS, DeadLetter, Failure, dead_letter
+from penstock_streaming.dead_letter import (
+    DEAD_LETTER_MAX_BYTES,
+    MESSAGE_MAX_CHARS,
+    DeadLetter,
+    Failure,
+    dead_letter,
+)
 
 NOW_MS = 1_700_000_000_123
 NAME = st.text(
@@ -103,3 +110,26 @@ def test_headers_that_the_client_cannot_read_do_not_stop_the_dead_letter() -> No
     assert letter.value == b"v"
     assert (facts[headers.ERROR_MESSAGE] or b"").endswith(b"left out)")
     assert set(facts) == headers.DEAD_LETTER_HEADERS
+
+
+@pytest.mark.parametrize(
+    ("facts", "kept"),
+    [
+        ({"value": b"x" * DEAD_LETTER_MAX_BYTES}, (b"k", 1)),
+        ({"value": b"x", "headers": [("a", b"x" * DEAD_LETTER_MAX_BYTES)]}, (None, 0)),
+        ({"value": b"x", "key": b"x" * DEAD_LETTER_MAX_BYTES}, (None, 0)),
+    ],
+    ids=["value", "headers", "key"],
+)
+def test_a_record_that_no_topic_takes_leaves_a_letter_without_it(facts, kept) -> None:
+    letter = letter_of(message(**{"headers": [("a", b"1")], **facts}))
+    assert letter.value is None
+    own = [h for h in letter.headers if h[0] not in headers.DEAD_LETTER_HEADERS]
+    assert (letter.key, len(own)) == kept
+    why = dict(letter.headers)[headers.ERROR_MESSAGE] or b""
+    assert b"value of %d bytes left out" % len(facts["value"]) in why
+
+
+def test_the_largest_letter_is_whole() -> None:
+    value = b"x" * (DEAD_LETTER_MAX_BYTES - 1)
+    assert letter_of(message(value=value)).value == value

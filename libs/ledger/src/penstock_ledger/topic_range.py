@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any, Final, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -17,6 +18,8 @@ Offsets = dict[int, int]
 BATCH_ROWS: Final = 5_000
 CONSUME_S: Final = 0.05
 QUEUE_KIB: Final = 32 * 1024
+# Through C: see penstock_streaming.dead_letter, where the same is done for the same reason.
+_READ_HEADERS: Final[Any] = methodcaller("headers")
 
 
 class LedgerUnreachable(RetryableError):
@@ -136,7 +139,7 @@ def raw_record(message: Message) -> RawRecord:
 def _headers(message: Message) -> Headers | None:
     """Return the headers; None where a name is not UTF-8, which hides all of them."""
     try:
-        found = message.headers()
+        found = _READ_HEADERS(message)
     except (UnicodeDecodeError, SystemError):
         return None
     if not found:

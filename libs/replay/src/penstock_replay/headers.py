@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from penstock_schemas import headers as names
-from penstock_streaming.dead_letter import Header
+from penstock_streaming.dead_letter import READ_HEADERS, Header
 
 from penstock_replay.places import Place
 
@@ -41,7 +41,7 @@ class Record(Protocol):
 def headers_of(record: Record) -> list[Header] | None:
     """Return the headers; None where the client cannot read them (a name that is not UTF-8)."""
     try:
-        return [(name, value) for name, value in record.headers() or []]
+        return [(name, value) for name, value in READ_HEADERS(record) or []]
     except (UnicodeDecodeError, SystemError):
         return None
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from operator import methodcaller
+from typing import TYPE_CHECKING, Any, Final
 
 from penstock_schemas import headers as names
 from penstock_schemas.errors import RecordError
+from penstock_schemas.topics import DEAD_LETTER_HEADROOM_BYTES, EVENTS_MAX_BYTES
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -24,6 +26,12 @@ MESSAGE_MAX_CHARS = 1024
 """An error message may quote the record; the headers must fit the topic's headroom."""
 UNREADABLE_HEADERS = " (a header name is not UTF-8: the original headers are left out)"
 _FRAME_BYTES = 5
+READ_HEADERS: Final[Any] = methodcaller("headers")
+"""For a name that is not UTF-8 the client returns a result with an exception set. A method that is
+called often the interpreter calls without looking for that, and crashes later; C always looks."""
+TOO_LARGE = " (value of {} bytes left out: it is larger than a dead letter; see dlq.origin)"
+DEAD_LETTER_MAX_BYTES: Final = EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES // 2
+"""Largest key, value and original headers together; the rest of the headroom is for ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +72,34 @@ class Failure:
 
 
 def dead_letter(message: Message, failure: Failure) -> DeadLetter:
-    """Build the dead letter of a message."""
+    """Build the dead letter of a message.
+
+    A compressed batch may hold records that no topic takes by themselves. Such a letter has no
+    value; without one a letter is of no other kind, for a tombstone is no dead letter.
+    """
     original = _headers_of(message)
     added = _failure_headers(message, failure, dict(original or ()))
     if original is None:
         added[names.ERROR_MESSAGE] += UNREADABLE_HEADERS
     kept = [header for header in original or () if header[0] not in names.DEAD_LETTER_HEADERS]
+    key, value = message.key(), message.value()
+    if _size(key, value, kept) > DEAD_LETTER_MAX_BYTES:
+        added[names.ERROR_MESSAGE] += TOO_LARGE.format(len(value or b""))
+        value = None
+        if _size(key, value, kept) > DEAD_LETTER_MAX_BYTES:
+            key, kept = None, []
     return DeadLetter(
-        key=message.key(),
-        value=message.value(),
+        key=key,
+        value=value,
         partition=message.partition() or 0,
         timestamp_ms=message.timestamp()[1],
         headers=kept + [(name, text.encode()) for name, text in added.items()],
     )
+
+
+def _size(key: bytes | None, value: bytes | None, headers: Sequence[Header]) -> int:
+    in_headers = sum(len(name) + len(content or b"") for name, content in headers)
+    return len(key or b"") + len(value or b"") + in_headers
 
 
 def _headers_of(message: Message) -> Sequence[Header] | None:
@@ -85,7 +108,7 @@ def _headers_of(message: Message) -> Sequence[Header] | None:
     It knows header names as text only: a name that is not UTF-8 hides all headers of the record.
     """
     try:
-        raw = message.headers() or []
+        raw = READ_HEADERS(message) or []
     except (UnicodeDecodeError, SystemError):
         return None
     pairs = raw.items() if isinstance(raw, dict) else raw
