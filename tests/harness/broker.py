@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,7 +19,8 @@ from penstock_stack.kafka_server import CLUSTER_ID, java
 from penstock_stack.probes import kafka_answers
 
 HOST: Final = "127.0.0.1"
-START_S: Final = 60.0
+PORTS: Final = (11_000, 15_000)
+START_S: Final = 120.0
 STOP_S: Final = 30.0
 PROPERTIES: Final = """\
 process.roles=broker,controller
@@ -57,10 +60,15 @@ appender.stdout.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nothing listens on.
+
+    None that the kernel gives to outgoing connections: it must be free again after a bounce.
+    """
+    while True:
+        port = random.randrange(*PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 @dataclass
