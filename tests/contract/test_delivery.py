@@ -13,7 +13,7 @@ TEXT = (ROOT / "docs" / "delivery.md").read_text("utf-8")
 
 
 @cache
-def tests_of(path: str) -> frozenset[str]:
+def names_in(path: str) -> frozenset[str]:
     """Return the tests of a file, those of a class as ``Class::test``."""
     found: set[str] = set()
     for node in ast.parse((ROOT / path).read_text("utf-8")).body:
@@ -34,7 +34,7 @@ def promises() -> list[str]:
 def test_every_test_that_is_named_exists() -> None:
     named = NAMED.findall(TEXT)
     assert len(named) == TEXT.count("::test_"), "a test is named in another form"
-    absent = [f"{path}::{name}" for path, name in named if name not in tests_of(path)]
+    absent = [f"{path}::{name}" for path, name in named if name not in names_in(path)]
     assert not absent
 
 
