@@ -1,176 +1,233 @@
-"""Kafka → model → Kafka: the hand-written loop against Penstock's inference service.
+"""Kafka → model → Kafka: Penstock against what a user would pick instead.
 
-Both read the same topic in the same run, one after the other in turns; what counts is what a
-read_committed reader of their output can see. The bare loop is ``p_bare.py`` of the peer scripts,
-unmodified: record-wise Avro, ONNX in process, at least once, a four-field output. Penstock runs as
-deployed: a router replica in Ray Serve, Triton over gRPC, exactly once, the whole Prediction.
+All contenders read the same topic in the same run, in turns; what counts is what a read_committed
+reader of their output sees. See README.md beside this file for what is compared and why.
 
-    python benchmarks/bench_inference.py [--records N] [--repeats R] [--peers DIR]
+    python benchmarks/bench_inference.py [--quick] [--part PART]… [--only NAME]… [--repeats N]
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import platform
-import signal
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
+import latency
 import measure
+import plot
+import tables
 import workloads
-from measure import Measured
-from peers import BareLoop, Penstock, Run
-from penstock_stack.endpoints import Endpoints
+from contenders import BARE, Contender, Place, chosen
+from latency import Latency, Offer
+from measure import Limits
+from peers import Peers
+from penstock_runs import Penstock
+from processes import infrastructure
+from tables import Runs
 
-HERE = Path(__file__).parent
-COMPONENTS = ("kafka", "registry", "triton", "ray")
-VERSIONS = ("confluent-kafka", "fastavro", "pyruhvro", "onnxruntime", "ray", "tritonclient")
-
-
-@contextmanager
-def infrastructure(data_dir: Path, offset: int) -> Iterator[Endpoints]:
-    """Run Kafka, registry, Triton and Ray for the time of the benchmark."""
-    log = data_dir / "stack.log"
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "penstock_stack", str(data_dir), str(offset), *COMPONENTS],
-            stdout=sink,
-            stderr=sink,
-            start_new_session=True,
-        )
-    try:
-        wait_for(lambda: "ready:" in log.read_text(), process, log, 180)
-        yield Endpoints.from_environment(os.environ, offset)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+HERE: Final = Path(__file__).parent
+PARTS: Final = ("systems", "costs", "latency")
+OURS_WINDOW_S: Final = 90.0
+"""Ours is read to its end: every record must have exactly one output."""
 
 
-def wait_for(
-    condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, deadline_s: float
-) -> None:
-    """Wait for a condition while a process lives; an error shows the end of its log."""
-    limit = time.monotonic() + deadline_s
-    while not condition():
-        if process.poll() is not None:
-            raise RuntimeError(f"exited with {process.returncode}: {log.read_text()[-800:]}")
-        if time.monotonic() > limit:
-            raise RuntimeError(f"not within {deadline_s:.0f} s: {log.read_text()[-800:]}")
-        time.sleep(0.1)
+@dataclass(slots=True)
+class Bench:
+    """One run of the benchmark.
+
+    Parameters
+    ----------
+    schema_ids
+        By kind of input.
+    """
+
+    options: argparse.Namespace
+    penstock: Penstock
+    schema_ids: dict[str, int]
+    results: dict[str, Runs] = field(default_factory=dict)
+    latencies: dict[str, list[Latency]] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+    runs: int = 0
+
+    def throughput(self, contenders: Sequence[Contender]) -> None:
+        """Run each contender once per repeat, in turns."""
+        topics = {c.reads: f"bench.{c.reads}" for c in contenders}
+        for kind, topic in topics.items():
+            schema = workloads.VECTOR_SCHEMA if kind == "vectors" else workloads.EVENT_SCHEMA
+            payloads = workloads.pool(schema, self.schema_ids[kind])
+            workloads.fill(self.penstock.bootstrap, topic, self.options.records, payloads)
+        for repeat in range(self.options.repeats):
+            for contender in contenders:
+                self._tried(contender, partial(self._once, contender, repeat, topics))
+
+    def latency(self, contenders: Sequence[Contender]) -> None:
+        """Run each contender once per rate and repeat."""
+        for repeat in range(self.options.latency_repeats):
+            for contender in contenders:
+                for rate in self.options.rates:
+                    self._tried(contender, partial(self._offered, contender, rate, repeat))
+
+    def _tried(self, contender: Contender, call: Callable[[], None]) -> None:
+        """Let one failed run cost one figure and not the whole benchmark."""
+        try:
+            call()
+        except (RuntimeError, TimeoutError, OSError) as exc:
+            self.faults.append(f"{contender.name}: {exc}")
+            tables.show(f"FAILED: {exc}", contender.name)
+
+    def _place(self, contender: Contender, source: str) -> Place:
+        self.runs += 1
+        tag = f"b{self.runs}-{'ours' if contender.is_ours else 'theirs'}"
+        return Place(source or f"{tag}.in", f"{tag}.out", tag)
+
+    def _once(self, contender: Contender, repeat: int, topics: dict[Any, str]) -> None:
+        place = self._place(contender, topics[contender.reads])
+        bootstrap, options = self.penstock.bootstrap, self.options
+        workloads.create_topic(bootstrap, place.output)
+        window_s = OURS_WINDOW_S if contender.is_ours else options.window_s
+        limits = Limits(warm_s=options.warm_s, window_s=window_s)
+        try:
+            with contender.started(place) as running:
+                watched = measure.watch(
+                    bootstrap,
+                    place.output,
+                    workloads.PARTITIONS,
+                    options.records,
+                    running.pids,
+                    limits,
+                )
+                fill = running.batch_fill()
+            run = measure.measured(bootstrap, place.output, watched, limits.warm_s, fill)
+        finally:
+            self._tidy(place)
+        self.results.setdefault(contender.name, {})[repeat] = run
+        facts = {"records": options.records, "contender": contender.name, "repeat": repeat}
+        tables.append_row(options.results / "throughput.csv", facts, run)
+        tables.show(run, contender.name)
+        if contender.is_ours and run.events != options.records:
+            self.faults.append(
+                f"{contender.name}: {run.events:,} visible outputs of {options.records:,} records"
+            )
+
+    def _offered(self, contender: Contender, rate: int, repeat: int) -> None:
+        place = self._place(contender, "")
+        offer = Offer(self.penstock.bootstrap, rate, self.options.latency_seconds, self.schema_ids)
+        try:
+            run = latency.run(contender, place, offer)
+        finally:
+            self._tidy(place)
+        name = contender.name
+        self.latencies.setdefault(name, []).append(run)
+        facts = {"contender": name, "repeat": repeat}
+        tables.append_row(self.options.results / "latency.csv", facts, run)
+        tables.show(run, name)
+        if contender.is_ours and (run.got != run.sent or run.duplicates):
+            self.faults.append(f"{name}: {run.got:,} of {run.sent:,}, {run.duplicates} twice")
+
+    def _tidy(self, place: Place) -> None:
+        own = [place.output, f"{place.tag}.features.v1", f"{place.tag}.ingest-state.v1"]
+        own += [place.source] if place.source.startswith(place.tag) else []
+        workloads.delete_topics(self.penstock.bootstrap, own)
 
 
-def measured(run: Run, bootstrap: str, records: int) -> Measured:
-    """Start one contender on a fresh output topic, watch it to the end, stop it."""
-    workloads.create_topic(bootstrap, run.output)
-    with run.started() as pids:
-        return measure.watch(bootstrap, run.output, workloads.PARTITIONS, records, pids)
+def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options; --quick sets small numbers where none are given."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--quick", action="store_true", help="small numbers: does it work, not how fast is it")
+    add("--part", action="append", choices=PARTS, help="leave out the other parts")
+    add("--only", action="append", default=[], metavar="NAME", help="part of a contender's name")
+    add("--records", type=int, help="records of the topics (4,000,000)")
+    add("--repeats", type=int, help="runs of each contender (5)")
+    add("--window-s", type=float, help="longest measurement of the others, seconds (20)")
+    add("--warm-s", type=float, help="not counted after the first output, seconds (2)")
+    add("--rates", type=int, nargs="+", help="offered events/s of the latency (2000 10000)")
+    add("--latency-seconds", type=float, help="judged time of each latency run (12)")
+    add("--latency-repeats", type=int, help="runs of each latency (1)")
+    add("--port-offset", type=int, default=20_000, help="where its infrastructure listens")
+    add("--results", type=Path, default=HERE / "results", help="folder of CSV, table and plot")
+    add("--readme", action="store_true", help="put the table into README.md")
+    add("--json", action="store_true", help="print JSON in place of Markdown")
+    peers = Path(os.environ.get("PENSTOCK_PEERS", HERE.parents[1] / "shared/bench/peers"))
+    add("--peers", type=Path, default=peers, help="folder of p_bare.py (PENSTOCK_PEERS)")
+    options = parser.parse_args(arguments)
+    quick = {"records": 200_000, "repeats": 1, "window_s": 5.0, "warm_s": 0.5}
+    quick |= {"rates": [500], "latency_seconds": 3.0, "latency_repeats": 1}
+    full = {"records": 4_000_000, "repeats": 5, "window_s": 20.0, "warm_s": 2.0}
+    full |= {"rates": [2_000, 10_000], "latency_seconds": 12.0, "latency_repeats": 1}
+    for name, value in (quick if options.quick else full).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    options.part = options.part or list(PARTS)
+    return options
 
 
-def report(results: dict[str, list[Measured]], records: int) -> str:
-    """Return the table in Markdown: medians, spread, and the ratio within each repeat."""
-    bare = results.get("bare loop")
-    lines = [
-        f"{records:,} records, {len(next(iter(results.values())))} repeats in turns, "
-        f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in VERSIONS),
-        "",
-        "| contender | visible | events/s median (min to max) | x bare | CPU s per 1 M | RSS MiB |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, runs in results.items():
-        rates = [r.events_per_s for r in runs]
-        ratio = "-"
-        if bare is not None:
-            pairs = zip(rates, (b.events_per_s for b in bare), strict=True)
-            ratio = f"{statistics.median(a / b for a, b in pairs):.2f}"
-        lines.append(
-            f"| {name} | {min(r.events for r in runs):,} "
-            f"| {statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) | {ratio} "
-            f"| {statistics.median(r.cpu_s_per_million for r in runs):.1f} "
-            f"| {statistics.median(r.rss_mib for r in runs):.0f} |"
-        )
-    return "\n".join(lines)
+def run(options: argparse.Namespace, data_dir: Path) -> int:
+    """Run what the options ask for and print it; 1 if a run of ours failed or lost a record."""
+    began = time.monotonic()
+    components = ("kafka", "registry", "triton", "ray")
+    with infrastructure(data_dir, options.port_offset, components) as endpoints:
+        penstock = Penstock(data_dir, endpoints)
+        triton = (endpoints.address("TRITON_GRPC"), penstock.triton_pids)
+        environments = HERE.parent / ".penstock" / "bench" / "peers"
+        peers = Peers(options.peers, data_dir, penstock.bootstrap, triton, environments)
+        theirs = peers.contenders() if {"systems", "latency"} & set(options.part) else []
+        everyone = [*theirs, *penstock.systems(), *penstock.costs()]
+        wanted = chosen([c for c in everyone if c.group in options.part], options.only)
+        slow = [c for c in theirs if c.name == BARE] + penstock.latencies()
+        bench = Bench(options, penstock, penstock.prepare())
+        try:
+            bench.throughput(wanted)
+            if "latency" in options.part:
+                bench.latency(chosen(slow, options.only))
+        finally:
+            notes = [f"{options.records:,} records, 4 partitions; contenders in turns."]
+            notes += [f"Left out: {name}: {why}." for name, why in peers.skipped.items()]
+            _publish(bench, wanted, notes, began)
+    for fault in bench.faults:
+        print(fault, file=sys.stderr)
+    ours = {c.name for c in (*everyone, *slow) if c.is_ours}
+    return 1 if any(fault.partition(": ")[0] in ours for fault in bench.faults) else 0
 
 
-def append_rows(results: dict[str, list[Measured]], records: int) -> None:
-    """Append one row per run to results/inference.csv."""
-    path = HERE / "results" / "inference.csv"
-    path.parent.mkdir(exist_ok=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    rows = [
-        {
-            "commit": commit,
-            "day": time.strftime("%Y-%m-%d"),
-            "cores": os.cpu_count(),
-            "records": records,
-            "contender": name,
-            "repeat": repeat,
-            **{key: round(value, 2) for key, value in asdict(run).items()},
-        }
-        for name, runs in results.items()
-        for repeat, run in enumerate(runs)
-    ]
-    fresh = not path.exists()
-    with path.open("a", newline="") as sink:
-        writer = csv.DictWriter(sink, rows[0], lineterminator="\n")
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
+def _publish(bench: Bench, wanted: list[Contender], notes: list[str], began: float) -> None:
+    options = bench.options
+    notes.append(f"The whole run took {(time.monotonic() - began) / 60:.0f} minutes.")
+    text = tables.report(wanted, bench.results, bench.latencies, notes)
+    (options.results / "inference.md").write_text(text, encoding="utf-8")
+    plot.draw(options.results / "inference.png", wanted, bench.results, bench.latencies)
+    if options.readme:
+        tables.put_into(HERE / "README.md", text)
+    if options.json:
+        rows = [
+            {"contender": name, "repeat": repeat, **asdict(one)}
+            for name, runs in bench.results.items()
+            for repeat, one in runs.items()
+        ]
+        slow = [
+            {"contender": name, **asdict(one)}
+            for name, runs in bench.latencies.items()
+            for one in runs
+        ]
+        print(json.dumps({"throughput": rows, "latency": slow, "faults": bench.faults}))
+    else:
+        print(text)
 
 
 def main() -> int:
-    """Run the benchmark and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", type=int, default=2_000_000)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--port-offset", type=int, default=20_000)
-    parser.add_argument(
-        "--peers",
-        type=Path,
-        default=Path(os.environ.get("PENSTOCK_PEERS", HERE.parents[1] / "shared/bench/peers")),
-        help="folder of p_bare.py",
-    )
-    options = parser.parse_args()
+    """Run the benchmark on infrastructure of its own."""
+    options = options_of(None)
+    options.results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pb-") as folder:
-        data_dir = Path(folder)
-        with infrastructure(data_dir, options.port_offset) as endpoints:
-            bootstrap = endpoints.address("KAFKA")
-            penstock = Penstock(data_dir, endpoints)
-            penstock.prepare()
-            topic = penstock.input_topic
-            workloads.fill(bootstrap, topic, options.records, penstock.schema_id)
-            contenders: dict[str, Callable[[int], Run]] = {}
-            bare = BareLoop(options.peers, data_dir, bootstrap, topic)
-            if bare.script.exists():
-                contenders["bare loop"] = bare.run
-            else:
-                print(f"no row for the bare loop: {bare.script} is not there", file=sys.stderr)
-            contenders["penstock, exactly once"] = penstock.run
-            results: dict[str, list[Measured]] = {name: [] for name in contenders}
-            for repeat in range(options.repeats):
-                for name, start in contenders.items():
-                    results[name].append(measured(start(repeat), bootstrap, options.records))
-                    print(json.dumps({name: str(results[name][-1])}), file=sys.stderr, flush=True)
-    print(report(results, options.records))
-    append_rows(results, options.records)
-    lost = [n for n, runs in results.items() if any(r.events != options.records for r in runs)]
-    if lost:
-        print(f"not every record had exactly one visible output: {lost}", file=sys.stderr)
-    return 1 if "penstock, exactly once" in lost else 0
+        return run(options, Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """The records every contender reads, and the model every contender runs.
 
-The record is the peer benchmark's: id, entity, time, amount and 30 float features, Avro with
-Confluent framing, about 180 bytes.
+The record is the peer benchmark's: id, entity, time, amount and 30 floats, Avro with Confluent
+framing, about 180 bytes. As a feature vector the floats are one array; as an event, for ingest and
+inference in series, they are fields of their own, and 30 features are made of it: 24 of its fields
+and 6 of the entity's own history.
 """
 
 from __future__ import annotations
 
 import io
 import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import fastavro
 import numpy as np
@@ -18,73 +21,117 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from onnx import TensorProto, helper, numpy_helper
 
-N_FEATURES = 30
-PARTITIONS = 4
-DISTINCT = 20_000
+N_FEATURES: Final = 30
+PARTITIONS: Final = 4
+DISTINCT: Final = 20_000
 """Distinct payloads; the rest repeat them."""
+ID_AT: Final = slice(6, 38)
+"""Where the 32 characters of the event's id lie: after the framing and one byte of length."""
+TIMEOUT_S: Final = 120.0
 
-TXN_SCHEMA: dict[str, Any] = {
+_HEAD: Final[list[dict[str, Any]]] = [
+    {"name": "event_id", "type": "string"},
+    {"name": "entity_id", "type": "string"},
+    {"name": "event_time", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+    {"name": "amount", "type": "double"},
+]
+VECTOR_SCHEMA: Final[dict[str, Any]] = {
     "type": "record",
     "name": "Txn",
-    "fields": [
-        {"name": "event_id", "type": "string"},
-        {"name": "entity_id", "type": "string"},
-        {"name": "event_time", "type": {"type": "long", "logicalType": "timestamp-millis"}},
-        {"name": "amount", "type": "double"},
-        {"name": "features", "type": {"type": "array", "items": "float"}},
-    ],
+    "fields": [*_HEAD, {"name": "features", "type": {"type": "array", "items": "float"}}],
 }
+EVENT_SCHEMA: Final[dict[str, Any]] = {
+    "type": "record",
+    "name": "Txn",
+    "fields": [*_HEAD, *({"name": f"f{i}", "type": "float"} for i in range(N_FEATURES))],
+}
+FIELDS_USED: Final = 22
+EVENT_FEATURES: Final = "".join(
+    [
+        "  - {name: amount_log, from: amount, transform: log1p}\n",
+        "  - {name: hour_sin, from: event_time, transform: hour_sin}\n",
+        *(f"  - {{name: f{i}, from: f{i}}}\n" for i in range(FIELDS_USED)),
+        "  - {name: count_1h, aggregate: {function: count, half_life_s: 3600}}\n",
+        *(
+            f"  - {{name: {name}_1d, aggregate: {{function: {name}, of: amount}}}}\n"
+            for name in ("mean", "std", "zscore", "ratio")
+        ),
+        "  - {name: since_last, aggregate: {function: since_last}, log1p: true}\n",
+    ]
+)
+EVENT_RULES: Final = (
+    'rules:\n  - {field: event_id, max_length: 64, pattern: "[a-z0-9]+"}\n'
+    "  - {field: entity_id, max_length: 32}\n"
+    "  - {field: amount, min: 0, max: 1000000}\n"
+)
+
+Pool = Sequence[tuple[bytes, bytes]]
 
 
-def payloads(schema_id: int, seed: int = 1) -> list[bytes]:
-    """Return `DISTINCT` framed events."""
+def pool(schema: dict[str, Any], schema_id: int, size: int = DISTINCT, seed: int = 1) -> Pool:
+    """Return ``size`` framed records with their keys."""
     rng = random.Random(seed)
-    parsed = fastavro.parse_schema(TXN_SCHEMA)
+    parsed = fastavro.parse_schema(schema)
     framing = b"\0" + schema_id.to_bytes(4, "big")
-    out = []
-    for i in range(DISTINCT):
-        buffer = io.BytesIO(framing)
-        buffer.seek(5)
-        fastavro.schemaless_writer(
-            buffer,
-            parsed,
-            {
-                "event_id": f"{rng.getrandbits(128):032x}",
-                "entity_id": f"c{rng.randrange(100_000)}",
-                "event_time": 1_700_000_000_000 + i,
-                "amount": rng.random() * 100,
-                "features": [rng.gauss(0, 1) for _ in range(N_FEATURES)],
-            },
-        )
-        out.append(buffer.getvalue())
-    return out
+    records = []
+    for i in range(size):
+        head: dict[str, Any] = {
+            "event_id": f"{rng.getrandbits(128):032x}",
+            "entity_id": f"c{rng.randrange(100_000)}",
+            "event_time": 1_700_000_000_000 + i,
+            "amount": rng.random() * 100,
+        }
+        floats = [rng.gauss(0, 1) for _ in range(N_FEATURES)]
+        body = {f"f{i}": value for i, value in enumerate(floats)} | {"features": floats}
+        buffer = io.BytesIO()
+        fastavro.schemaless_writer(buffer, parsed, head | body)
+        records.append((head["entity_id"].encode(), framing + buffer.getvalue()))
+    return records
 
 
 def create_topic(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
     """Create an empty topic."""
     admin = AdminClient({"bootstrap.servers": bootstrap})
-    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(timeout=30)
+    admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(timeout=TIMEOUT_S)
 
 
-def fill(bootstrap: str, topic: str, records: int, schema_id: int) -> None:
-    """Create ``topic`` and fill it with ``records`` events."""
+def delete_topics(bootstrap: str, topics: Sequence[str]) -> None:
+    """Delete topics, so that one run's output does not lie in the next one's page cache."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    for future in admin.delete_topics(list(topics), request_timeout=30).values():
+        future.exception(TIMEOUT_S)  # one that is not there is as good
+
+
+def fill(bootstrap: str, topic: str, records: int, payloads: Pool) -> None:
+    """Create ``topic`` and fill it with ``records`` records.
+
+    Raises
+    ------
+    RuntimeError
+        If not every record was delivered in time.
+    """
     create_topic(bootstrap, topic)
-    pool = payloads(schema_id)
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
             "linger.ms": 20,
             "batch.size": 262_144,
-            "queue.buffering.max.messages": 2_000_000,
+            "queue.buffering.max.messages": 200_000,
             "compression.type": "lz4",
         }
     )
     for i in range(records):
-        producer.produce(topic, pool[i % DISTINCT], key=str(i % 1000).encode())
+        key, value = payloads[i % len(payloads)]
+        while True:
+            try:
+                producer.produce(topic, value, key=key)
+                break
+            except BufferError:
+                producer.poll(0.05)
         if i % 10_000 == 0:
             producer.poll(0)
-    if producer.flush(120):
-        raise RuntimeError(f"{topic}: not every record was delivered within 120 s")
+    if producer.flush(TIMEOUT_S):
+        raise RuntimeError(f"{topic}: not every record was delivered within {TIMEOUT_S:.0f} s")
 
 
 def write_model(path: Path, output: str) -> None:
@@ -118,3 +165,17 @@ def write_model(path: Path, output: str) -> None:
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
     )
+
+
+def write_triton_model(models: Path, name: str, output: str) -> None:
+    """Write the model into Triton's repository under ``name``; the caller has it loaded."""
+    write_model(models / name / "1" / "model.onnx", output)
+    template = Path(__file__).parents[1] / "triton_models/templates/config.pbtxt"
+    text = template.read_text(encoding="utf-8").replace('name: "scores"', f'name: "{output}"')
+    for key, value in (
+        ("@NAME@", name),
+        ("@FEATURES@", str(N_FEATURES)),
+        ("@MAX_BATCH_SIZE@", "1024"),
+    ):
+        text = text.replace(key, value)
+    (models / name / "config.pbtxt").write_text(text, encoding="utf-8")

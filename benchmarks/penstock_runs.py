@@ -1,0 +1,232 @@
+"""Penstock's own rows: the services as deployed, and the router alone with one thing changed."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import tritonclient.grpc as grpcclient
+import workloads
+from contenders import ALONE, OURS, SERIES, Contender, Place, Running
+from peers import MODEL
+from penstock_inference.run_facts import METRICS
+from penstock_pipelines.loader import load_pipeline
+from penstock_schemas.records import ModelVersion, RoutingState
+from penstock_stack.endpoints import Endpoints
+from penstock_streaming import admin
+from penstock_streaming.registry import RegistryClient, RegistrySettings
+from penstock_streaming.routing_topic import RoutingTopic
+from penstock_streaming.settings import KafkaSettings
+from penstock_telemetry.metrics import multiprocess_exposition
+from pipeline_folder import write_folder
+from processes import Pids, pids_of, process
+from prometheus_client.parser import text_string_to_metric_families
+
+SERVED_AS: Final = "bench__1"
+LONE_ROUTER: Final = Path(__file__).parent / "lone_router.py"
+LOAD_S: Final = 60.0
+SUBJECTS: Final = {"vectors": workloads.VECTOR_SCHEMA, "events": workloads.EVENT_SCHEMA}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """How Penstock runs in one row.
+
+    Parameters
+    ----------
+    serve
+        As deployed, in a Ray Serve replica; else the same router as a bare process.
+    ingest
+        With ingest before it.
+    without
+        What is left out; see lone_router.py.
+    """
+
+    delivery: str = "exactly_once"
+    commit_ms: int = 100
+    serve: bool = True
+    ingest: bool = False
+    without: str = ""
+
+
+class Penstock:
+    """Starts the services on the benchmark's infrastructure.
+
+    Parameters
+    ----------
+    data_dir
+        Of the infrastructure: its model repository and Ray's token are there.
+    """
+
+    def __init__(self, data_dir: Path, endpoints: Endpoints) -> None:
+        self._data_dir = data_dir
+        self._endpoints = endpoints
+        self.bootstrap = endpoints.address("KAFKA")
+        self._kafka = KafkaSettings(bootstrap_servers=self.bootstrap)
+        self._registry_url = endpoints.url("REGISTRY", "/apis/ccompat/v7")
+        self._registry = RegistryClient(RegistrySettings(url=self._registry_url))
+
+    def prepare(self) -> dict[str, int]:
+        """Load the models into Triton; return the id of each input's schema."""
+        models = self._data_dir / "models"
+        triton = grpcclient.InferenceServerClient(self._endpoints.address("TRITON_GRPC"))
+        for name, output in ((SERVED_AS, "scores"), (MODEL, "score")):
+            workloads.write_triton_model(models, name, output)
+            triton.load_model(name, client_timeout=LOAD_S)
+        return {
+            name: self._registry.register(f"bench.{name}-value", json.dumps(schema))
+            for name, schema in SUBJECTS.items()
+        }
+
+    def triton_pids(self) -> list[int]:
+        """Return the process that listens on Triton's port."""
+        port = self._endpoints.port("TRITON_GRPC")
+        return [
+            c.pid
+            for c in psutil.net_connections("tcp")
+            if c.laddr and c.laddr.port == port and c.status == "LISTEN" and c.pid
+        ]
+
+    def systems(self) -> list[Contender]:
+        """Return the rows of Penstock as a user runs it."""
+        serve = "Serve replica, Triton over gRPC, 100 ms commits"
+        least = Variant("at_least_once")
+        return [
+            self._row(OURS, serve, Variant()),
+            self._row("penstock, at least once", serve, least),
+            self._row(SERIES, f"rules, history; {serve}", Variant(ingest=True)),
+        ]
+
+    def costs(self) -> list[Contender]:
+        """Return the control of the costs, and a row for each thing changed in it."""
+        changed = {
+            ALONE: ("control: exactly once, 100 ms, no Serve around it", Variant()),
+            f"{ALONE}, at least once": ("no transactions", Variant("at_least_once")),
+            f"{ALONE}, 20 ms": ("a transaction every 20 ms", Variant(commit_ms=20)),
+            f"{ALONE}, 500 ms": ("a transaction every 500 ms", Variant(commit_ms=500)),
+            f"{ALONE}, no metrics": ("nothing counted", Variant(without="metrics")),
+            f"{ALONE}, no journal": ("no poison record found", Variant(without="journal")),
+            f"{ALONE}, 4 fields": ("the bare loop's output", Variant(without="prediction")),
+        }
+        return [
+            self._row(name, about, Variant(v.delivery, v.commit_ms, False, False, v.without))
+            for name, (about, v) in changed.items()
+        ]
+
+    def latencies(self) -> list[Contender]:
+        """Return the rows of the latency table."""
+        return [
+            self._row("penstock, at least once", "inference", Variant("at_least_once", 20)),
+            self._row(f"{OURS}, 20 ms", "inference", Variant(commit_ms=20)),
+            self._row(f"{OURS}, 100 ms", "inference", Variant()),
+            self._row(f"{SERIES}, 100 ms", "both hops", Variant(ingest=True)),
+            self._row(
+                f"{SERIES}, at least once",
+                "both hops",
+                Variant("at_least_once", 20, ingest=True),
+            ),
+        ]
+
+    def _row(self, name: str, about: str, variant: Variant) -> Contender:
+        return Contender(
+            name,
+            "systems" if variant.serve else "costs",
+            about,
+            variant.delivery.replace("_", " "),
+            "4 fields" if "prediction" in variant.without else "Prediction",
+            partial(self._started, variant),
+            reads="events" if variant.ingest else "vectors",
+            is_ours=True,
+            needs_serve=variant.serve,
+        )
+
+    @contextmanager
+    def _started(self, variant: Variant, place: Place) -> Iterator[Running]:
+        folder = self._data_dir / "pipelines" / place.tag
+        write_folder(folder, place, has_ingest=variant.ingest, commit_ms=variant.commit_ms)
+        self._make_topics(folder, place)
+        run_dir = self._data_dir / "run" / place.tag
+        (run_dir / METRICS).mkdir(parents=True)
+        with ExitStack() as stack:
+            asked: list[Pids] = [self.triton_pids]
+            if variant.serve:
+                asked.append(lambda: _replicas(run_dir))
+            for argv, environment in self._processes(variant, folder, run_dir):
+                log = self._data_dir / f"{place.tag}-{len(asked)}.log"
+                process_ = stack.enter_context(process(argv, environment, log))
+                asked.append(pids_of(process_, log))
+            yield Running(lambda: [p for pids in asked for p in pids()], lambda: _fill(run_dir))
+
+    def _processes(
+        self, variant: Variant, folder: Path, run_dir: Path
+    ) -> Iterator[tuple[list[str], dict[str, str]]]:
+        python = sys.executable
+        if variant.ingest:
+            ours = self._common("PENSTOCK_INGEST_", variant, folder, run_dir / "ingest")
+            yield [python, "-m", "penstock_ingest"], ours | {"PENSTOCK_INGEST_METRICS_PORT": "0"}
+        prefix = "PENSTOCK_INFERENCE_"
+        ours = self._common(prefix, variant, folder, run_dir)
+        ours[f"{prefix}TRITON__GRPC_URL"] = self._endpoints.address("TRITON_GRPC")
+        if not variant.serve:
+            ours |= {"BENCH_WITHOUT": variant.without, "OMP_NUM_THREADS": "1"}
+            ours["PROMETHEUS_MULTIPROC_DIR"] = str(run_dir / METRICS)
+            yield [python, str(LONE_ROUTER)], ours
+            return
+        yield (
+            [python, "-m", "penstock_inference"],
+            {
+                **ours,
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(self._data_dir / "ray-token"),
+                "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+                f"{prefix}METRICS_PORT": str(self._endpoints.port("INFERENCE")),
+                f"{prefix}GATEWAY_PORT": str(self._endpoints.port("GATEWAY")),
+                f"{prefix}RAY_ADDRESS": self._endpoints.address("RAY_GCS"),
+            },
+        )
+
+    def _common(self, prefix: str, variant: Variant, folder: Path, run_dir: Path) -> dict[str, str]:
+        return {
+            f"{prefix}KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
+            f"{prefix}REGISTRY__URL": self._registry_url,
+            f"{prefix}PIPELINES": json.dumps([str(folder)]),
+            f"{prefix}FEAST_DIR": str(self._data_dir / "feast"),
+            f"{prefix}RUN_DIR": str(run_dir),
+            f"{prefix}LOOP__DELIVERY": variant.delivery,
+        }
+
+    def _make_topics(self, folder: Path, place: Place) -> None:
+        names = load_pipeline(folder).config.topic_names
+        made = {names.models, names.features, names.ingest_state}
+        made |= {names.dead_letter(names.events), names.dead_letter(names.features)}
+        wanted = [t for t in names.all(workloads.PARTITIONS) if t.name in made - {place.source}]
+        admin.apply(self._kafka, self._registry, wanted, {})
+        version = ModelVersion("bench", "1", SERVED_AS, "champion", 100, "", "", "serving")
+        routing = RoutingTopic(self._kafka, self._registry, names.models, place.tag)
+        now = time.time_ns() // 1_000_000
+        routing.write(lambda _: RoutingState(place.tag, 1, now, "bench", (version,)), timeout_s=30)
+
+
+def _replicas(run_dir: Path) -> list[int]:
+    return [int(f.stem) for f in (run_dir / "inference-replicas").glob("*.json")]
+
+
+def _fill(run_dir: Path) -> float:
+    """Return the mean fill of the batches that went to the model."""
+    sums: dict[str, Any] = {}
+    text = multiprocess_exposition(run_dir / METRICS).decode()
+    for family in text_string_to_metric_families(text):
+        if family.name == "penstock_batch_fill_ratio":
+            for sample in family.samples:
+                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
+    batches = sums.get("penstock_batch_fill_ratio_count", 0)
+    return sums["penstock_batch_fill_ratio_sum"] / batches if batches else math.nan
