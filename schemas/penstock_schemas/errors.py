@@ -20,6 +20,7 @@
        ├─ ConfigError
        ├─ SchemaIncompatible
        ├─ DeliveryFailed
+       ├─ DataGap             records that were never read are gone
        └─ FencedError
 
 Whatever is not in this tree is treated as fatal.
@@ -180,6 +181,29 @@ class SchemaIncompatible(FatalError):
 
 class DeliveryFailed(FatalError):
     """A record could not be delivered and no retry can change that."""
+
+
+class DataGap(FatalError):
+    """Records that were never read are gone; nobody but a person can say where to go on.
+
+    Parameters
+    ----------
+    gaps
+        Per partition the first offset that is missing and the first that is there again, None
+        where that cannot be known.
+    reason
+        What the log looks like instead.
+    """
+
+    def __init__(self, topic: str, gaps: dict[int, tuple[int, int | None]], reason: str) -> None:
+        places = ", ".join(f"{p}: [{a}, {'?' if b is None else b})" for p, (a, b) in gaps.items())
+        super().__init__(
+            f"data_gap: {topic}: partition: offsets {places}: {reason}. Say where to go on with "
+            "`penstock offsets seek`, then start the service again"
+        )
+        self.topic = topic
+        self.gaps = gaps
+        self.reason = reason
 
 
 class FencedError(FatalError):

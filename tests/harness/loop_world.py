@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from collections import Counter, defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,19 @@ class LoopWorld:
         self.sent.append((partition, value))
         assert self._producer.flush(TIMEOUT_S) == 0
 
-    def start(self, fail_point: str = "", **options: Any) -> subprocess.Popen[bytes]:
-        """Start a worker."""
+    def start(
+        self, fail_point: str = "", *, log: Path | None = None, **options: Any
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker; what it says goes to ``log`` where that is given."""
         arguments = [sys.executable, str(WORKER), "--bootstrap", self.bootstrap]
         arguments += ["--topic", self.topic, "--incarnation", str(len(self.workers))]
         for name, value in options.items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
         environment = {**os.environ, "PENSTOCK_FAIL_POINT": fail_point}
-        worker = subprocess.Popen(arguments, env=environment, start_new_session=True)
+        with log.open("wb") if log else nullcontext() as said:
+            worker = subprocess.Popen(
+                arguments, env=environment, start_new_session=True, stdout=said, stderr=said
+            )
         self.workers.append(worker)
         return worker
 

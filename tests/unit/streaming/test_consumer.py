@@ -67,6 +67,6 @@ def test_held_partitions_are_resumed_once(consumer: InputConsumer) -> None:
     assert fake.paused == {0, 1}
     calls: list[object] = []
     fake.resume = calls.append
-    consumer.release()
-    consumer.release()
+    consumer.gates.release()
+    consumer.gates.release()
     assert len(calls) == 1

@@ -33,7 +33,7 @@ def test_the_consumer_never_commits_and_reads_committed_records() -> None:
     config = KafkaSettings().consumer_config("g", LoopSettings())
     assert config["enable.auto.commit"] is False
     assert config["isolation.level"] == "read_committed"
-    assert config["auto.offset.reset"] == "earliest"
+    assert config["auto.offset.reset"] == "error"
     assert config["fetch.queue.backoff.ms"] == 10
 
 

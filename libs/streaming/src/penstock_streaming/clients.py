@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 if TYPE_CHECKING:
     from penstock_streaming.dead_letter import Header
@@ -58,6 +60,9 @@ class ConsumerClient(Protocol):
     def memberid(self) -> str:
         """Return the member id; empty when membership is lost."""
 
+    def get_watermark_offsets(self, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+        """Ask the broker for the first offset of the log and the one after its last."""
+
     def close(self) -> None:
         """Leave the group."""
 
@@ -103,6 +108,15 @@ class ProducerClient(Protocol):
         """Abort."""
 
 
+class TopicsClient(Protocol):
+    """What the loop asks of `confluent_kafka.admin.AdminClient`."""
+
+    def describe_topics(
+        self, topics: TopicCollection, *, request_timeout: float
+    ) -> dict[str, Future[Any]]:
+        """Ask what topics are."""
+
+
 class Clients(Protocol):
     """Makes clients from librdkafka configurations."""
 
@@ -111,6 +125,9 @@ class Clients(Protocol):
 
     def producer(self, config: dict[str, Any]) -> ProducerClient:
         """Return a new producer."""
+
+    def topics(self, config: dict[str, Any]) -> TopicsClient:
+        """Return a new client that knows of topics."""
 
 
 class ConfluentClients:
@@ -125,3 +142,8 @@ class ConfluentClients:
         """Return a new producer."""
         client: Any = Producer(config)  # its stub asks for concrete header lists
         return cast("ProducerClient", client)
+
+    def topics(self, config: dict[str, Any]) -> TopicsClient:
+        """Return a new admin client."""
+        client: Any = AdminClient(config)  # it has no stub
+        return cast("TopicsClient", client)

@@ -7,7 +7,6 @@ partitions back; the loop does the work afterwards.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Literal
@@ -19,10 +18,9 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
-from penstock_schemas.errors import BrokerUnavailable, PenstockError
+from penstock_schemas.errors import PenstockError
 
 from penstock_streaming.clients import Clients, ConsumerClient
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
     AbortRequired,
@@ -31,7 +29,9 @@ from penstock_streaming.errors import (
     translated,
     verdict,
 )
+from penstock_streaming.gates import Gates
 from penstock_streaming.lag import LagMeter
+from penstock_streaming.places import Places
 
 logger = logging.getLogger(__name__)
 
@@ -58,23 +58,18 @@ class InputConsumer:
 
     Attributes
     ----------
-    owned
-        Partitions assigned to this member.
-    held
-        Those of them that are paused until `release`.
-    barred
-        Those of them that are paused until `unbar`.
     has_joined
         Whether the group has answered with an assignment, be it empty.
+    gates
+        The partitions assigned to it.
+    places
+        Where it reads them.
     consume_s
         Time that taking what had arrived took in the last fetch, seconds, without waiting for it.
     """
 
     def __init__(self, clients: Clients, config: dict[str, Any], topic: str) -> None:
         self.topic = topic
-        self.owned: set[int] = set()
-        self.held: set[int] = set()
-        self.barred: set[int] = set()
         self.has_joined = False
         self.consume_s = 0.0
         self.lag = LagMeter(topic)
@@ -83,6 +78,8 @@ class InputConsumer:
         self._client: ConsumerClient = clients.consumer(
             {**config, "error_cb": self._on_error, "stats_cb": self.lag.on_statistics}
         )
+        self.gates = Gates(self._client, topic)
+        self.places = Places(self._client, topic, self.lag)
 
     def subscribe(self) -> None:
         """Join the group; partitions come with a later `fetch`."""
@@ -166,89 +163,33 @@ class InputConsumer:
         except KafkaException as exc:
             raise translated(error_of(exc), f"committing {self.topic}") from exc
 
-    def hold(self) -> None:
-        """Hold all partitions back: `fetch` then serves the group and returns nothing."""
-        flowing = self.owned - self.held
-        self._quietly("pause", self._client.pause, flowing - self.barred)
-        self.held |= flowing
-
-    def release(self) -> None:
-        """Let all partitions flow again that are not barred."""
-        # Only those that are held: each call makes librdkafka drop what it has fetched ahead.
-        self._quietly("resume", self._client.resume, self.held - self.barred)
-        self.held.clear()
-
-    def bar(self, partition: int) -> None:
-        """Hold one partition back, whatever becomes of the others."""
-        if partition in self.owned:
-            self._quietly("pause", self._client.pause, {partition} - self.held - self.barred)
-            self.barred.add(partition)
-
-    def unbar(self, partitions: Iterable[int]) -> None:
-        """Let partitions flow again, with the others if those are held."""
-        free = self.barred.intersection(partitions)
-        self._quietly("resume", self._client.resume, free - self.held)
-        self.barred -= free
-
-    def rewind(self, partitions: Iterable[int], deadline: Deadline) -> None:
-        """Go back to the committed offsets, or to the start where nothing is committed.
-
-        Raises
-        ------
-        BrokerUnavailable
-            If the offsets cannot be had now; call again.
-        """
-        wanted = [TopicPartition(self.topic, p) for p in partitions]
-        try:
-            for found in self._client.committed(wanted, max(0.1, deadline.remaining_s)):
-                if found.error is not None:
-                    raise KafkaException(found.error)
-                end = found.offset if found.offset >= 0 else OFFSET_BEGINNING
-                self._client.seek(TopicPartition(self.topic, found.partition, end))
-        except KafkaException as exc:
-            text = f"rewinding {self.topic}: {error_of(exc).name()}"
-            raise BrokerUnavailable(text, retry_after_s=0.2) from exc
-
-    def positions(self, partitions: Iterable[int]) -> dict[int, int]:
-        """Return the offset after what was returned last, control records stepped over."""
-        wanted = [TopicPartition(self.topic, p) for p in partitions]
-        try:
-            found = self._client.position(wanted)
-        except KafkaException:
-            return {}
-        return {tp.partition: tp.offset for tp in found if tp.offset >= 0 and tp.error is None}
-
     def close(self) -> None:
         """Leave the group."""
         self._client.close()
         self._events.clear()
-        self.owned.clear()
-
-    def _quietly(self, what: str, call: Any, partitions: Iterable[int]) -> None:
-        ours = [TopicPartition(self.topic, p) for p in sorted(partitions)]
-        if not ours:
-            return
-        try:
-            call(ours)
-        except KafkaException as exc:
-            # The next poll tells what became of the partitions.
-            logger.warning("cannot %s %s: %s", what, self.topic, error_of(exc).name())
+        self.gates = Gates(self._client, self.topic)
 
     def _without_errors(self, messages: list[Message]) -> list[Message]:
         """Drop the client's notices; raise those that no later poll can cure."""
-        for error in [e for e in (m.error() for m in messages) if e is not None]:
+        for message in messages:
+            error = message.error()
+            if error is None:
+                continue
+            if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - its public name
+                raise self.places.gap(message.partition() or 0, message.offset() or 0)
             if verdict(error) not in (Verdict.RETRY, Verdict.MEMBERSHIP) or error.fatal():
                 raise translated(error, f"reading {self.topic}")
             logger.warning("reading %s: %s", self.topic, error.name())
         return [m for m in messages if m.error() is None]
 
     def _on_assign(self, client: ConsumerClient, partitions: list[TopicPartition]) -> None:
+        for place in partitions:
+            place.offset = OFFSET_BEGINNING  # until the loop asks `places` to take them up
         client.incremental_assign(partitions)
         if partitions:
             client.pause(partitions)
         self.has_joined = True
-        self.owned.update(tp.partition for tp in partitions)
-        self.held.update(tp.partition for tp in partitions)
+        self.gates.take([tp.partition for tp in partitions])
         self.lag.on_moved(tp.partition for tp in partitions)
         self._note("assigned", partitions)
 
@@ -260,9 +201,7 @@ class InputConsumer:
 
     def _give_up(self, kind: Literal["revoked", "lost"], partitions: list[TopicPartition]) -> None:
         gone = [tp.partition for tp in partitions]
-        self.owned.difference_update(gone)
-        self.held.difference_update(gone)
-        self.barred.difference_update(gone)
+        self.gates.give_up(gone)
         self.lag.on_moved(gone)
         self._note(kind, partitions)
 

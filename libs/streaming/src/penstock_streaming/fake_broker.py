@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+    Uuid,
+)
 
 from penstock_streaming.dead_letter import Header
 
@@ -51,6 +59,12 @@ class FakeBroker:
         Committed offset of each (topic, partition) of the one group.
     aborted
         Records of aborted transactions.
+    starts
+        First offset that is left of a partition, where that is not 0.
+    topic_id
+        Of every topic.
+    topic_failure
+        The answer to who asks for it instead.
     calls
         Names of the calls made, for assertions about order.
     """
@@ -62,6 +76,9 @@ class FakeBroker:
         self.calls: list[str] = []
         self.message_max_bytes = 4_000_000
         self.queue_rows: int | None = None
+        self.starts: dict[int, int] = {}
+        self.topic_id = Uuid(0, 1)
+        self.topic_failure: KafkaError | None = None
         self._failures: dict[str, deque[Failure]] = defaultdict(deque)
 
     def add(self, topic: str, value: bytes | None, **facts: Any) -> None:
@@ -95,6 +112,11 @@ class FakeBroker:
         """Commit group offsets."""
         self.offsets.update({(tp.topic, tp.partition): tp.offset for tp in offsets})
 
+    def gone(self, topic: str, partition: int, offset: int) -> Message:
+        """Return the client's notice about an offset that the log does not have."""
+        error = KafkaError(KafkaError._AUTO_OFFSET_RESET, "out of range")  # noqa: SLF001
+        return Message(topic=topic, partition=partition, offset=offset, error=error)
+
     def message(self, topic: str, partition: int, offset: int) -> Message | None:
         """Return the message at an offset, if there is one."""
         records = self.partition(topic, partition)
@@ -110,3 +132,21 @@ class FakeBroker:
             headers=list(record.headers),
             timestamp=(1, record.timestamp_ms),
         )
+
+
+class FakeTopics:
+    """Tells the ids of topics, at once."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self._broker = broker
+
+    def describe_topics(
+        self, topics: TopicCollection, *, request_timeout: float
+    ) -> dict[str, Future[Any]]:
+        """Return the id that the broker's topics have."""
+        answer: Future[Any] = Future()
+        if self._broker.topic_failure is not None:
+            answer.set_exception(KafkaException(self._broker.topic_failure))
+        else:
+            answer.set_result(self._broker)
+        return dict.fromkeys(topics.topic_names, answer)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from penstock_streaming.lag import Backlog
+from penstock_streaming.places import TopicIdentity
 from penstock_streaming.recovery import LoopParts, Recovery
 from penstock_streaming.settings import LoopSettings
 
@@ -27,6 +28,8 @@ class Housekeeping:
         Of the loop.
     recovery
         Tells of outages.
+    identity
+        Of the input topic.
     retune
         Where settings may change while the loop runs: those of `LoopSettings.retuned`.
 
@@ -36,27 +39,50 @@ class Housekeeping:
         What lay before this member the last time.
     """
 
-    def __init__(self, parts: LoopParts, recovery: Recovery, retune: Retune | None) -> None:
+    def __init__(
+        self,
+        parts: LoopParts,
+        recovery: Recovery,
+        identity: TopicIdentity,
+        retune: Retune | None,
+    ) -> None:
         self._parts = parts
         self._recovery = recovery
+        self._identity = identity
         self._retune = retune
         self._due_at = 0.0
         self._closed: set[int] = set()
         self.backlog: Backlog = parts.consumer.lag.backlog(())
 
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether all that the consumer has returned is committed."""
+        parts = self._parts
+        is_up = parts.consumer.has_joined and not self._recovery.is_needed
+        return is_up and not parts.in_flight and not parts.checkpoint.is_open
+
     def keep(self, now_s: float) -> None:
-        """Do all of it if a second has passed."""
+        """Do all of it if a second has passed.
+
+        Raises
+        ------
+        DataGap
+            If the topic is another one of the same name.
+        """
         if now_s < self._due_at:
             return
         self._due_at = now_s + EVERY_S
         if self._retune is not None:
             self._take_settings(self._retune())
         self._export()
-        parts = self._parts
-        is_idle = parts.consumer.has_joined and not self._recovery.is_needed
-        if is_idle and not parts.in_flight and not parts.checkpoint.is_open:
+        self._identity.check(self._parts.consumer.places.reached(self._parts.consumer.gates.owned))
+        if self.is_idle:
             # Past control records, so that the lag gets to zero.
-            parts.checkpoint.step_over()
+            self._parts.checkpoint.step_over()
+
+    def close(self) -> None:
+        """Drop what it asks."""
+        self._identity.close()
 
     def _take_settings(self, wanted: LoopSettings) -> None:
         context = self._parts.context
@@ -70,19 +96,19 @@ class Housekeeping:
             logger.warning(
                 "%s: dead-letter breaker: partitions %s go on", context.topic, sorted(opened)
             )
-            self._parts.consumer.unbar(opened)
+            self._parts.consumer.gates.unbar(opened)
 
     def _export(self) -> None:
         parts = self._parts
         metrics, topic = parts.context.metrics, parts.context.topic
         consumer, is_out = parts.consumer, self._recovery.outage.is_active
-        consumer.lag.export(consumer.owned, metrics)
-        found = consumer.lag.backlog(consumer.owned)
-        self.backlog = replace(found, paused=is_out or bool(consumer.barred))
+        consumer.lag.export(consumer.gates.owned, metrics)
+        found = consumer.lag.backlog(consumer.gates.owned)
+        self.backlog = replace(found, paused=is_out or bool(consumer.gates.barred))
         metrics.in_flight.labels(topic).set(len(parts.in_flight))
         metrics.breaker_open.labels(topic).set(is_out)
-        self._closed |= consumer.barred
+        self._closed |= consumer.gates.barred
         for partition in self._closed:
             gauge = metrics.dead_letter_breaker.labels(topic, str(partition))
-            gauge.set(partition in consumer.barred)
-        self._closed &= consumer.barred
+            gauge.set(partition in consumer.gates.barred)
+        self._closed &= consumer.gates.barred

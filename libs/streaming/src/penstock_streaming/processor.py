@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 
-from confluent_kafka import Message
 from penstock_schemas.errors import FatalError, FencedError, PenstockError, RetryableError
 
 from penstock_streaming.checkpoint import Checkpoint, LoopContext
@@ -23,15 +22,16 @@ from penstock_streaming.flushing_producer import FlushingProducer
 from penstock_streaming.handler import Handler, StatelessHandler
 from penstock_streaming.housekeeping import Housekeeping, Retune
 from penstock_streaming.in_flight import InFlight
+from penstock_streaming.intake import Intake
 from penstock_streaming.lag import Backlog
 from penstock_streaming.metrics import LoopMetrics
+from penstock_streaming.places import TopicIdentity
 from penstock_streaming.recovery import LoopParts, Recovery
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 from penstock_streaming.transactional_producer import TransactionalProducer
 
 logger = logging.getLogger(__name__)
 
-_IN_FLIGHT_POLL_S = 0.001
 _HEAD_WAIT_S = 0.02
 
 
@@ -94,7 +94,9 @@ class Processor:
         self._work = InFlight(context, handler)
         parts = LoopParts(context, handler, consumer, producer, self._checkpoint, self._work)
         self._recovery = Recovery(parts)
-        self._house = Housekeeping(parts, self._recovery, retune)
+        identity = TopicIdentity(input_topic, clients.topics(kafka.as_librdkafka()))
+        self._intake = Intake(parts, self._recovery)
+        self._house = Housekeeping(parts, self._recovery, identity, retune)
         self._stop = threading.Event()
         self._beat = time.monotonic()
 
@@ -107,17 +109,12 @@ class Processor:
     def ready(self) -> bool:
         """Tell whether the assignment is known and neither outage nor breaker holds it up."""
         is_up = self._consumer.has_joined and not self._recovery.is_needed
-        return is_up and not self._consumer.barred and not self._stop.is_set()
-
-    @property
-    def _is_idle(self) -> bool:
-        """Tell whether all that the consumer has returned is committed."""
-        return self.ready and not self._work and not self._checkpoint.is_open
+        return is_up and not self._consumer.gates.barred and not self._stop.is_set()
 
     @property
     def assigned(self) -> frozenset[int]:
         """Partitions of this member."""
-        return frozenset(self._consumer.owned)
+        return frozenset(self._consumer.gates.owned)
 
     @property
     def lag(self) -> dict[int, int]:
@@ -171,8 +168,8 @@ class Processor:
 
     def _turn(self) -> None:
         self._beat = time.monotonic()
-        self._consumer.lag.is_idle = self._is_idle
-        messages = self._serve_rebalances(self._fetch())
+        self._consumer.lag.is_idle = self._house.is_idle
+        messages = self._intake.messages()
         if messages and not self._recovery.steps.rewind:
             topic = self._context.topic
             self._context.metrics.observe(topic, "consume", self._consumer.consume_s)
@@ -184,45 +181,6 @@ class Processor:
         self._commit_if_due()
         self._recovery.settle()
         self._house.keep(self._beat)
-
-    def _fetch(self) -> list[Message]:
-        """Poll for as long as there is nothing better to do."""
-        if not self._work.is_full or self._consumer.held:
-            return self._consumer.fetch(self._context.loop.max_batch_rows, self._poll_s())
-        self._work.await_head(min(_HEAD_WAIT_S, self._checkpoint.due_in_s))
-        if self._work.is_stalled:
-            # The group must go on being served, and only a consumer that is paused can be polled
-            # without taking more records.
-            self._consumer.hold()
-        return []
-
-    def _poll_s(self) -> float:
-        if self._work.is_flying:
-            return _IN_FLIGHT_POLL_S
-        wait_s = min(self._context.loop.idle_poll_s, max(0.0, self._checkpoint.due_in_s))
-        outage = self._recovery.outage
-        return min(wait_s, outage.remaining_s) if outage.is_active else wait_s
-
-    def _serve_rebalances(self, messages: list[Message]) -> list[Message]:
-        """Do what the callbacks inside the last fetch have noted; return what is still ours."""
-        for event in self._consumer.take_events():
-            self._context.metrics.rebalances.labels(self._context.topic, event.kind).inc()
-            logger.info("%s: %s %s", self._context.topic, event.kind, event.partitions)
-            if event.kind == "assigned":
-                self._work.take_over()
-                self._recovery.steps.restore.update(event.partitions)
-            elif event.partitions:
-                messages = self._give_up(set(event.partitions), messages)
-        return messages
-
-    def _give_up(self, gone: set[int], messages: list[Message]) -> list[Message]:
-        is_clean = not self._work and not self._checkpoint.is_open
-        try:
-            if not is_clean:
-                self._recovery.roll_back()
-        finally:
-            self._recovery.give_up(gone)
-        return [m for m in messages if is_clean and m.partition() not in gone]
 
     def _finish(self) -> None:
         try:
@@ -271,5 +229,6 @@ class Processor:
             except PenstockError as exc:
                 logger.warning("%s: not aborted at the end: %s", self._context.topic, exc)
         self._checkpoint.drop()
+        self._house.close()
         self._consumer.close()
         self._producer.close()

@@ -8,6 +8,7 @@ state of new partitions.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from penstock_schemas.errors import (
@@ -45,18 +46,31 @@ class PendingSteps:
         A new producer must be made.
     rewind
         Partitions whose handler state and consumer position must go back to what is committed.
+    take
+        Newly assigned partitions that are to be read from what is committed.
     restore
         Newly assigned partitions whose state the handler has yet to restore.
     """
 
     producer: bool = True
     rewind: set[int] = field(default_factory=set)
+    take: set[int] = field(default_factory=set)
     restore: set[int] = field(default_factory=set)
+
+    def assigned(self, partitions: Iterable[int]) -> None:
+        """Note new partitions."""
+        self.take.update(partitions)
+        self.restore.update(partitions)
+
+    def forget(self, partitions: set[int]) -> None:
+        """Drop partitions that are no longer ours."""
+        for wanted in (self.rewind, self.take, self.restore):
+            wanted -= partitions
 
     @property
     def is_pending(self) -> bool:
         """Tell whether a step is left."""
-        return self.producer or bool(self.rewind) or bool(self.restore)
+        return self.producer or bool(self.rewind or self.take or self.restore)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +131,11 @@ class Recovery:
             if steps.rewind:
                 partitions = sorted(steps.rewind)
                 parts.handler.rolled_back(partitions, loop.restore_timeout_s)
-                parts.consumer.rewind(partitions, Deadline(loop.commit_timeout_s))
+                parts.consumer.places.take(partitions, Deadline(loop.commit_timeout_s))
                 steps.rewind.clear()
+            if steps.take:
+                parts.consumer.places.take(sorted(steps.take), Deadline(loop.commit_timeout_s))
+                steps.take.clear()
             if steps.restore:
                 parts.handler.assigned(sorted(steps.restore), loop.restore_timeout_s)
                 self._restored |= steps.restore
@@ -134,14 +151,13 @@ class Recovery:
             except (OutcomeUnknown, FencedError) as exc:
                 self.lose_producer(exc)
         parts.checkpoint.drop()
-        parts.consumer.hold()
+        parts.consumer.gates.hold()
         # A partition that has yet to be restored starts at what is committed anyway.
-        self.steps.rewind |= parts.consumer.owned & self._restored
+        self.steps.rewind |= parts.consumer.gates.owned & self._restored
 
     def give_up(self, partitions: set[int]) -> None:
         """Drop partitions that are no longer ours, the handler's state of them too."""
-        self.steps.rewind -= partitions
-        self.steps.restore -= partitions
+        self.steps.forget(partitions)
         self._restored -= partitions
         self._parts.checkpoint.forget(partitions)
         self._parts.handler.revoked(sorted(partitions))
@@ -182,7 +198,7 @@ class Recovery:
 
     def close_partition(self, error: BreakerTripped) -> None:
         """Leave a partition at its committed offset until its limits are raised."""
-        self._parts.consumer.bar(error.partition)
+        self._parts.consumer.gates.bar(error.partition)
         logger.error(
             "%s: dead-letter breaker: partition %d stays at its committed offset: offset %d, class "
             "%s, is one of %s. Mend what sends them and restart the service, or raise "
@@ -202,7 +218,7 @@ class Recovery:
         """Pause and set the time of the next attempt; the offset is kept, nothing is dropped."""
         context = self._parts.context
         wait_s = self.outage.begin(error)
-        self._parts.consumer.hold()
+        self._parts.consumer.gates.hold()
         context.metrics.retries.labels(context.topic, type(error).__name__).inc()
         logger.warning("%s: waiting %.1f s: %s", context.topic, wait_s, error)
 
@@ -215,4 +231,4 @@ class Recovery:
             logger.info("%s: going on", self._parts.context.topic)
             self.outage.end()
         if not self.outage.is_active and not work.is_full:
-            self._parts.consumer.release()
+            self._parts.consumer.gates.release()
