@@ -24,7 +24,7 @@ LEAVES_ABORTED_OUTPUTS = {"mid_produce", "after_flush", "after_offsets"}
 """Places where outputs have reached the broker for certain and cannot be committed."""
 QUICK_PLACES = ("mid_produce", "after_offsets", "during_commit")
 LANES = 3
-PACE = 2_000.0
+PACE = 1_000.0
 
 
 def kill_at(world: FaultWorld, place: str, seed: int, events: int) -> None:
