@@ -77,6 +77,28 @@ class TestDeadLetters:
         assert [content(m)[:4] for m in parked] == [content(m)[:4] for m in failing]
         assert {dict(m.headers() or [])["dlq.attempt"] for m in parked} == {b"4"}
 
+    def test_parked_letters_are_tried_again_when_somebody_asks_and_never_by_themselves(
+        self, world
+    ) -> None:
+        failing = world.send(2)
+        world.fail(failing)
+        world.penstock("dlq", "park", world.name, "--yes")
+        replay = ("dlq", "replay", world.name)
+        assert world.penstock(*replay, "--yes")["counts"] == {"already_done": 2}
+        shown = world.penstock("dlq", "show", world.name, "--parked")["letters"]
+        assert {letter["id"].split("/")[0] for letter in shown} == {
+            world.topics.parked(world.topics.events)
+        }
+
+        one = (*replay, "--parked", "--id", shown[0]["id"])
+        assert world.penstock(*one)["counts"] == {"replayed": 1}
+        assert world.penstock(*one, "--yes")["counts"] == {"replayed": 1}
+        assert world.penstock(*one, "--yes")["counts"] == {"already_done": 1}
+        found = copies(world, world.topics.events, failing)
+        assert [content(m) in [as_replayed(f, 1) for f in failing] for m in found] == [True]
+        rest = world.penstock(*replay, "--parked", "--yes")["counts"]
+        assert rest == {"already_done": 1, "replayed": 1}
+
     def test_letter_of_a_later_hop_is_its_event_again_and_its_attempts_add_up(self, world) -> None:
         failing = world.send(1)
         for attempts in (1, 2, 3, 4):

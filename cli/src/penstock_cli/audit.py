@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock_cli import console
-from penstock_cli.cluster import Bootstrap, Cluster, RegistryUrl, acting, moment, words
+from penstock_cli.cluster import Cluster, acting, moment, words
+from penstock_cli.option_groups import Where, with_groups
 from penstock_cli.options import (
-    DEFAULT_DATA_DIR,
-    DataDir,
     OutputFormat,
-    PortOffset,
     global_options,
 )
 
@@ -23,20 +21,18 @@ app = typer.Typer(help="Who did what to the running system.", no_args_is_help=Tr
 
 
 @app.command("ls")
+@with_groups
 def ls(
     context: typer.Context,
+    where: Where,
     action: Annotated[
         str | None, typer.Option(help="Only this action, such as dlq.replay.")
     ] = None,
     subject: Annotated[str | None, typer.Option(help="Only this pipeline, topic or group.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many operations.")] = 20,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-    port_offset: PortOffset = None,
-    bootstrap_servers: Bootstrap = None,
-    registry_url: RegistryUrl = None,
 ) -> None:
     """Show the newest operations: who, what, how it ended."""
-    cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
+    cluster = Cluster.of(where)
     by_operation: dict[str, list[AuditEvent]] = {}
     with acting(cluster):
         events = cluster.audit.events()

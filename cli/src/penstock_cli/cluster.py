@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from penstock_cli import console
+from penstock_cli.option_groups import Where
 from penstock_cli.options import ExitCode, pipeline_folder, stack_config
 
 if TYPE_CHECKING:
@@ -24,13 +25,6 @@ if TYPE_CHECKING:
     from penstock_streaming.registry import RegistryClient
     from penstock_streaming.settings import KafkaSettings
 
-Bootstrap = Annotated[
-    str | None,
-    typer.Option("--bootstrap-servers", help="Kafka; the embedded one if unset."),
-]
-RegistryUrl = Annotated[
-    str | None, typer.Option("--registry-url", help="Schema registry; the embedded one if unset.")
-]
 Rate = Annotated[
     float | None, typer.Option(min=0.1, help="Records per second; as fast as it goes if unset.")
 ]
@@ -55,14 +49,7 @@ class Cluster:
     folders: tuple[Path, ...]
 
     @classmethod
-    def of(
-        cls,
-        data_dir: Path,
-        port_offset: int | None,
-        bootstrap: str | None,
-        registry_url: str | None,
-        pipelines: list[str] | None = None,
-    ) -> Cluster:
+    def of(cls, where: Where, pipelines: list[str] | None = None) -> Cluster:
         """Return what the options mean."""
         from penstock_stack.endpoints import Endpoints
         from penstock_stack.registry_server import API_PATH
@@ -70,17 +57,17 @@ class Cluster:
         from penstock_streaming.settings import KafkaSettings
 
         try:
-            config = stack_config(data_dir, pipelines, port_offset)
+            config = stack_config(where.data_dir, pipelines, where.port_offset)
             endpoints, folders = config.endpoints, config.pipelines
         except typer.BadParameter:
             if pipelines:
                 raise
             # No pipeline is asked for, so it is no harm that the default one is not here.
-            endpoints, folders = Endpoints.from_environment(os.environ, port_offset or 0), ()
-        url = registry_url or endpoints.url("REGISTRY", API_PATH)
+            endpoints, folders = Endpoints.from_environment(os.environ, where.port_offset or 0), ()
+        url = where.registry_url or endpoints.url("REGISTRY", API_PATH)
         here = sorted(file.parent for file in Path("pipelines").glob("*/pipeline.yaml"))
         return cls(
-            KafkaSettings(bootstrap_servers=bootstrap or endpoints.address("KAFKA")),
+            KafkaSettings(bootstrap_servers=where.bootstrap_servers or endpoints.address("KAFKA")),
             RegistryClient(RegistrySettings(url=url)),
             url,
             tuple({folder.name: folder for folder in (*here, *folders)}.values()),

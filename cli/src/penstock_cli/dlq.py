@@ -9,22 +9,18 @@ import typer
 
 from penstock_cli import console
 from penstock_cli.cluster import (
-    Bootstrap,
     Cluster,
     Rate,
-    RegistryUrl,
     Yes,
     acting,
     moment,
     topics_of,
 )
-from penstock_cli.dlq_redrive import letter_filter, redrive
+from penstock_cli.dlq_redrive import Work, letter_filter, redrive
+from penstock_cli.option_groups import Where, WhichLetters, with_groups
 from penstock_cli.options import (
-    DEFAULT_DATA_DIR,
-    DataDir,
     ExitCode,
     OutputFormat,
-    PortOffset,
     global_options,
 )
 
@@ -34,37 +30,22 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Dead letters of a pipeline.", no_args_is_help=True)
 
 PipelineName = Annotated[str, typer.Argument(metavar="PIPELINE", help="Name of the pipeline.")]
-Classes = Annotated[
-    list[str] | None,
-    typer.Option("--class", help="Only this class (decode, schema, rule, …); repeatable."),
-]
-Ids = Annotated[
-    list[str] | None,
-    typer.Option("--id", help="Only the letter at topic/partition/offset; repeatable."),
-]
-Since = Annotated[
-    str, typer.Option("--from", help="First failed then or later: ISO time, ms, @OFFSET or start.")
-]
-Until = Annotated[
-    str, typer.Option("--to", help="First failed before: ISO time, ms, @OFFSET, end.")
-]
+Parked = Annotated[bool, typer.Option("--parked", help="Of those that were put aside.")]
 _TOP_CAUSES = 3
 
 
 @app.command("ls")
+@with_groups
 def ls(
     context: typer.Context,
     pipeline: PipelineName,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-    port_offset: PortOffset = None,
-    bootstrap_servers: Bootstrap = None,
-    registry_url: RegistryUrl = None,
+    where: Where,
 ) -> None:
     """Count dead letters by topic and class, with their causes; open ones still wait for you."""
     from penstock_replay.dead_letters import DeadLetters, done_by
     from penstock_replay.letters import LetterFilter, short_cause
 
-    cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
+    cluster = Cluster.of(where)
     topics = topics_of(pipeline)
     with acting(cluster):
         letters = DeadLetters(cluster.kafka, topics)
@@ -112,35 +93,32 @@ def _show_groups(context: typer.Context, pipeline: str, rows: list[dict[str, Any
 
 
 @app.command("show")
+@with_groups
 def show(
     context: typer.Context,
     pipeline: PipelineName,
-    dead_letter_class: Classes = None,
-    ids: Ids = None,
-    since: Since = "start",
-    until: Until = "end",
+    which: WhichLetters,
+    where: Where,
+    parked: Parked = False,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 10,
     payload: Annotated[
         bool, typer.Option("--payload", help="Show keys and values, which may be personal data.")
     ] = False,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-    port_offset: PortOffset = None,
-    bootstrap_servers: Bootstrap = None,
-    registry_url: RegistryUrl = None,
 ) -> None:
     """Show dead letters: where they come from, why they failed, what they hold."""
     from penstock_replay.dead_letters import DeadLetters, done_by
 
     from penstock_cli.letter_view import letter_view, print_letter
 
-    cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
-    wanted = letter_filter(dead_letter_class, since, until, ids)
+    cluster = Cluster.of(where)
+    wanted = letter_filter(which)
     topics = topics_of(pipeline)
     with acting(cluster):
         letters = DeadLetters(cluster.kafka, topics)
         # One limit for each topic while reading, then the newest of all.
         newest: dict[str, deque[Found]] = {}
-        for batch in letters.find(wanted, done_by(cluster.audit.events())):
+        there = letters.parking() if parked else letters.sources()
+        for batch in letters.find(wanted, done_by(cluster.audit.events()), there):
             topic = batch[0].letter.place.topic
             newest.setdefault(topic, deque(maxlen=limit)).extend(batch)
         found = [one for kept in newest.values() for one in kept]
@@ -153,53 +131,40 @@ def show(
     else:
         for view in views:
             print_letter(view)
-    if ids and not views:
+    if which.ids and not views:
         raise typer.Exit(ExitCode.FAILED)
 
 
 @app.command("replay")
+@with_groups
 def replay(
     context: typer.Context,
     pipeline: PipelineName,
-    dead_letter_class: Classes = None,
-    ids: Ids = None,
-    since: Since = "start",
-    until: Until = "end",
+    which: WhichLetters,
+    where: Where,
+    parked: Parked = False,
     rate: Rate = None,
     yes: Yes = False,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-    port_offset: PortOffset = None,
-    bootstrap_servers: Bootstrap = None,
-    registry_url: RegistryUrl = None,
 ) -> None:
     """Append the events of dead letters to their topic once more; each letter only once.
 
-    A record that has failed more than three times is parked instead.
+    A record that has failed more than three times is parked instead; with --parked, those that
+    were put aside are tried once more, however often they have failed.
     """
-    cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
-    wanted = letter_filter(dead_letter_class, since, until, ids)
-    words_given = {"class": ",".join(dead_letter_class or ()), "from": since, "to": until}
-    arguments = {**words_given, "ids": ",".join(ids or ()), "rate": rate}
-    redrive(context, (cluster, pipeline, wanted), "dlq.replay", arguments, rate, yes=yes)
+    arguments = {**which.arguments, "rate": rate, "parked": parked or None}
+    work = Work(pipeline, letter_filter(which), "dlq.replay", arguments, rate, parked=parked)
+    redrive(context, Cluster.of(where), work, yes=yes)
 
 
 @app.command("park")
+@with_groups
 def park(
     context: typer.Context,
     pipeline: PipelineName,
-    dead_letter_class: Classes = None,
-    ids: Ids = None,
-    since: Since = "start",
-    until: Until = "end",
+    which: WhichLetters,
+    where: Where,
     yes: Yes = False,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-    port_offset: PortOffset = None,
-    bootstrap_servers: Bootstrap = None,
-    registry_url: RegistryUrl = None,
 ) -> None:
     """Put dead letters aside in the topic of parked ones: nothing replays them any more."""
-    cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
-    wanted = letter_filter(dead_letter_class, since, until, ids)
-    words_given = {"class": ",".join(dead_letter_class or ()), "from": since, "to": until}
-    arguments = {**words_given, "ids": ",".join(ids or ())}
-    redrive(context, (cluster, pipeline, wanted), "dlq.park", arguments, None, yes=yes)
+    work = Work(pipeline, letter_filter(which), "dlq.park", which.arguments)
+    redrive(context, Cluster.of(where), work, yes=yes)

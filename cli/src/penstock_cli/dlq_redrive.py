@@ -3,63 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import typer
 
 from penstock_cli import console
 from penstock_cli.cluster import Cluster, Ticker, acting, bound, operation, topics_of, words
+from penstock_cli.option_groups import WhichLetters
 from penstock_cli.options import ExitCode, OutputFormat, global_options
 
 if TYPE_CHECKING:
     from penstock_replay.letters import LetterFilter
-    from penstock_replay.redrive import Tally
+    from penstock_replay.tally import Tally
 
 
-def letter_filter(
-    classes: list[str] | None, since: str, until: str, ids: list[str] | None
-) -> LetterFilter:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is to be done with which letters.
+
+    Parameters
+    ----------
+    action
+        ``dlq.replay`` or ``dlq.park``.
+    arguments
+        As given, for the audit.
+    rate
+        Records per second; as fast as it goes if None.
+    parked
+        The letters are among those that were put aside.
+    """
+
+    pipeline: str
+    wanted: LetterFilter
+    action: str
+    arguments: Mapping[str, object]
+    rate: float | None = None
+    parked: bool = False
+
+
+def letter_filter(which: WhichLetters) -> LetterFilter:
     """Return the letters that the options mean; a wrong option is a usage error."""
     from penstock_replay.letters import LetterFilter
     from penstock_replay.places import Place
 
     try:
-        places = frozenset(map(Place.parse, ids or ()))
+        places = frozenset(map(Place.parse, which.ids or ()))
     except ValueError as exc:
         raise typer.BadParameter(str(exc), param_hint="--id") from exc
     return LetterFilter(
-        frozenset(classes or ()), bound(since, "--from"), bound(until, "--to"), places
+        frozenset(which.dead_letter_class or ()),
+        bound(which.since, "--from"),
+        bound(which.until, "--to"),
+        places,
     )
 
 
-def redrive(
-    context: typer.Context,
-    options: tuple[Cluster, str, LetterFilter],
-    action: str,
-    arguments: Mapping[str, object],
-    rate: float | None,
-    *,
-    yes: bool,
-) -> None:
-    """Do it with ``--yes``, else show what would be done.
-
-    Parameters
-    ----------
-    options
-        Where, the pipeline, and which letters.
-    """
+def redrive(context: typer.Context, cluster: Cluster, work: Work, *, yes: bool) -> None:
+    """Do it with ``--yes``, else show what would be done."""
     from penstock_replay.redrive import Redrive
 
-    cluster, pipeline, wanted = options
-    topics = topics_of(pipeline)
+    topics = topics_of(work.pipeline)
     with acting(cluster):
-        work = Redrive(cluster.kafka, cluster.audit, topics, action)
+        letters = Redrive(cluster.kafka, cluster.audit, topics, work.action, parked=work.parked)
         if not yes:
-            _show_tally(context, pipeline, work.dry_run(wanted), dry_run=True)
+            _show_tally(context, work.pipeline, letters.dry_run(work.wanted), dry_run=True)
             return
-        doing = operation(action, pipeline, arguments)
-        tally = work.run(wanted, doing, rate, Ticker().show)
-    _show_tally(context, pipeline, tally, dry_run=False)
+        doing = operation(work.action, work.pipeline, work.arguments)
+        tally = letters.run(work.wanted, doing, work.rate, Ticker().show)
+    _show_tally(context, work.pipeline, tally, dry_run=False)
     if tally.reasons:
         raise typer.Exit(ExitCode.REFUSED)
 

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from penstock_cli import console
-from penstock_cli.cluster import Bootstrap, Cluster, RegistryUrl, bound, topics_of
+from penstock_cli.cluster import Cluster, bound, topics_of
+from penstock_cli.option_groups import Where, with_groups
 from penstock_cli.options import (
-    DEFAULT_DATA_DIR,
-    DataDir,
     ExitCode,
     OutputFormat,
     PipelineName,
-    PortOffset,
     Profile,
     global_options,
     stack_config,
@@ -34,8 +32,10 @@ _AGE: Final = re.compile(r"(\d{1,6})([smhd])")
 _UNIT_S: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
+@with_groups
 def ledger(
     context: typer.Context,
+    where: Where,
     pipeline: PipelineName,
     since: Annotated[
         str,
@@ -56,10 +56,6 @@ def ledger(
             file_okay=False,
         ),
     ] = None,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-    port_offset: PortOffset = None,
-    bootstrap_servers: Bootstrap = None,
-    registry_url: RegistryUrl = None,
 ) -> None:
     """Check that every event has exactly one outcome, in order, from the model in force.
 
@@ -71,13 +67,11 @@ def ledger(
     """
     from penstock_ledger import LedgerUnreachable, check_pipeline
 
-    where = _since(since)
-    topics, options = _reading(
-        context, pipeline, (data_dir, port_offset, bootstrap_servers, registry_url), timeout_s
-    )
+    topics, options = _reading(context, pipeline, where, timeout_s)
+    begin = _since(since)
     began = time.monotonic()
     try:
-        report = check_pipeline(topics, options, where, folder)
+        report = check_pipeline(topics, options, begin, folder)
     except LedgerUnreachable as exc:
         at = f"Kafka at {options.bootstrap_servers}, registry at {options.registry_url}"
         raise LedgerUnreachable(f"{exc}; {at}; 'penstock status' tells what runs") from exc
@@ -111,7 +105,7 @@ def _since(text: str) -> Since:
 def _reading(
     context: typer.Context,
     pipeline: str,
-    where: tuple[Path, int | None, str | None, str | None],
+    where: Where,
     timeout_s: float,
 ) -> tuple[LedgerTopics, ReadOptions]:
     """Return what is read, and from where: the profile's addresses, or those of the options."""
@@ -122,11 +116,11 @@ def _reading(
     if global_options(context).profile is Profile.prod:
         from penstock_cli.addresses import addresses
 
-        found = addresses(Profile.prod, stack_config(where[0], [pipeline], where[1]))
+        found = addresses(Profile.prod, stack_config(where.data_dir, [pipeline], where.port_offset))
         kafka, registry = found.kafka, RegistryClient(found.registry)
         url = found.registry.url
     else:
-        cluster = Cluster.of(*where, pipelines=[pipeline])
+        cluster = Cluster.of(where, [pipeline])
         kafka, registry, url = cluster.kafka, cluster.registry, cluster.registry_url
     return _ledger_topics(names), ReadOptions(
         kafka.bootstrap_servers,

@@ -9,19 +9,15 @@ import typer
 
 from penstock_cli import console
 from penstock_cli.cluster import (
-    Bootstrap,
     Cluster,
-    RegistryUrl,
     Yes,
     acting,
     bound,
     operation,
 )
+from penstock_cli.option_groups import Where, with_groups
 from penstock_cli.options import (
-    DEFAULT_DATA_DIR,
-    DataDir,
     OutputFormat,
-    PortOffset,
     global_options,
 )
 
@@ -38,22 +34,20 @@ Acceptance = Annotated[
 
 
 @app.command("show")
+@with_groups
 def show(
     context: typer.Context,
+    where: Where,
     group: Annotated[
         str | None, typer.Option(help="A group, or a pipeline; all of Penstock's if unset.")
     ] = None,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-    port_offset: PortOffset = None,
-    bootstrap_servers: Bootstrap = None,
-    registry_url: RegistryUrl = None,
 ) -> None:
     """Show committed offsets, ends and lag."""
     from dataclasses import asdict
 
     from penstock_replay.group_offsets import GroupOffsets
 
-    cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
+    cluster = Cluster.of(where)
     with acting(cluster):
         offsets = GroupOffsets(cluster.kafka)
         rows: list[dict[str, Any]] = [
@@ -71,8 +65,10 @@ def show(
 
 
 @app.command("seek")
+@with_groups
 def seek(
     context: typer.Context,
+    where: Where,
     group: Annotated[str, typer.Option(help="The group to move.")],
     to: Annotated[
         str | None, typer.Option(help="start, end, ISO time, ms since the epoch, or @OFFSET.")
@@ -90,10 +86,6 @@ def seek(
         typer.Option("--stop-service", help="Stop the group's service for it, start it again."),
     ] = False,
     yes: Yes = False,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-    port_offset: PortOffset = None,
-    bootstrap_servers: Bootstrap = None,
-    registry_url: RegistryUrl = None,
 ) -> None:
     """Move a group that nobody works in; backwards makes duplicates."""
     from penstock_replay.group_offsets import GroupOffsets
@@ -103,7 +95,7 @@ def seek(
 
     if (to is None) == (file is None):
         raise typer.BadParameter("give one of --to and --file", param_hint="--to")
-    cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url)
+    cluster = Cluster.of(where)
     with acting(cluster):
         offsets = GroupOffsets(cluster.kafka)
         moves = _moves(offsets, group, to, file, tuple(topic or ()))
@@ -118,7 +110,7 @@ def seek(
                 )
             text = {"to": to, "file": file, "topics": ",".join(topic or ())}
             given = {**text, "accept_duplicates": accept_duplicates or None}
-            with nobody_in(offsets, group, data_dir, stop=stop_service):
+            with nobody_in(offsets, group, where.data_dir, stop=stop_service):
                 offsets.seek(moves, operation("offsets.seek", group, given), cluster.audit)
     _show_moves(context, group, moves, done=yes)
 

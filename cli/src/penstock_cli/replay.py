@@ -9,23 +9,19 @@ import typer
 
 from penstock_cli import console
 from penstock_cli.cluster import (
-    Bootstrap,
     Cluster,
     Rate,
-    RegistryUrl,
     Ticker,
     acting,
     actor,
     bound,
     words,
 )
+from penstock_cli.option_groups import Where, with_groups
 from penstock_cli.options import (
-    DEFAULT_DATA_DIR,
-    DataDir,
     ExitCode,
     OutputFormat,
     Pipelines,
-    PortOffset,
     global_options,
 )
 
@@ -34,8 +30,10 @@ if TYPE_CHECKING:
     from penstock_replay.range_replay import RangePlan
 
 
+@with_groups
 def replay(
     context: typer.Context,
+    where: Where,
     topic: Annotated[str, typer.Argument(help="Topic to read.")],
     since: Annotated[
         str,
@@ -52,10 +50,6 @@ def replay(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and write nothing.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Once more what is done already.")] = False,
     pipeline: Pipelines = None,
-    data_dir: DataDir = DEFAULT_DATA_DIR,
-    port_offset: PortOffset = None,
-    bootstrap_servers: Bootstrap = None,
-    registry_url: RegistryUrl = None,
 ) -> None:
     """Append copies of a range to its events topic, or to a topic of your own.
 
@@ -65,7 +59,7 @@ def replay(
     from penstock_replay.range_plan import RangeRequest
     from penstock_replay.range_replay import RangeReplay
 
-    cluster = Cluster.of(data_dir, port_offset, bootstrap_servers, registry_url, pipeline)
+    cluster = Cluster.of(where, pipeline)
     keys = sorted(set(key or ()))
     request = RangeRequest(
         topic,

@@ -66,6 +66,14 @@ def test_a_record_that_always_fails_in_ingest_is_tried_a_bounded_number_of_times
     assert verdict.attempts > MAX_ATTEMPTS
 
 
+def test_a_parked_record_that_somebody_asks_for_is_tried_however_often_it_has_failed() -> None:
+    event = PlainRecord((EVENTS, 0, 10), b"k", b"v", 5, [("dlq.attempt", b"7")])
+    letter = Letter.read(fail(event, RuleViolation("no")))
+    assert judge(letter, origins()).fate is Fate.PARK
+    verdict = judge(letter, origins(), once_more=True)
+    assert (verdict.fate, verdict.attempts) == (Fate.REPLAY, 8)
+
+
 def test_a_record_that_always_fails_in_inference_is_parked_at_the_fourth_time() -> None:
     fates = []
     attempts = 0

@@ -60,11 +60,16 @@ class Origins:
     attempts: Mapping[Place, int]
 
 
-def judge(letter: Letter, origins: Origins) -> Verdict:
+def judge(letter: Letter, origins: Origins, *, once_more: bool = False) -> Verdict:
     """Decide about a letter.
 
     A letter of ingest carries its event's attempts. What a service writes carries no headers, so
     for a letter of a later hop the attempts are in its origin, which a replay has put there.
+
+    Parameters
+    ----------
+    once_more
+        It was parked and somebody has asked for it: it is tried however often it has failed.
     """
     origin = letter.origin
     if origin is None:
@@ -86,7 +91,9 @@ def judge(letter: Letter, origins: Origins) -> Verdict:
             return _refuse(letter, "its origin cannot be read")
         attempts += before
     attempts = max(1, attempts)
-    return Verdict(Fate.PARK if attempts > MAX_ATTEMPTS else Fate.REPLAY, attempts)
+    return Verdict(
+        Fate.PARK if attempts > MAX_ATTEMPTS and not once_more else Fate.REPLAY, attempts
+    )
 
 
 def _refuse(letter: Letter, reason: str) -> Verdict:

@@ -7,11 +7,11 @@ letter twice.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
+from penstock_schemas.records import AuditEvent
 from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.settings import KafkaSettings
 
@@ -31,6 +31,7 @@ from penstock_replay.pacing import Pacer
 from penstock_replay.places import OffsetSet
 from penstock_replay.selection import Span
 from penstock_replay.session import Progress, Session, run_audited
+from penstock_replay.tally import Tally
 
 ALREADY: Final = "already_done"
 _FRAME_BYTES: Final = 512
@@ -52,36 +53,6 @@ class Step:
     record: Record
 
 
-@dataclass(slots=True)
-class Tally:
-    """What became of letters, or would become of them.
-
-    Parameters
-    ----------
-    rows
-        By dead-letter topic, class and fate.
-    reasons
-        Of the refusals.
-    """
-
-    rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-
-    def add(self, found: Found, fate: str, reason: str = "") -> None:
-        """Count a letter."""
-        self.rows[found.letter.place.topic, found.letter.dead_letter_class, fate] += 1
-        if reason:
-            self.reasons[reason] += 1
-
-    @property
-    def counts(self) -> Counter[str]:
-        """Letters by fate."""
-        total: Counter[str] = Counter()
-        for (_, _, fate), letters in self.rows.items():
-            total[fate] += letters
-        return total
-
-
 class Redrive:
     """Replays or parks dead letters of one pipeline.
 
@@ -89,16 +60,25 @@ class Redrive:
     ----------
     action
         ``dlq.replay`` or ``dlq.park``.
+    parked
+        Among the letters that were put aside; each is replayed, however often it has failed.
     """
 
     def __init__(
-        self, kafka: KafkaSettings, audit: AuditLog, topics: PipelineTopics, action: str
+        self,
+        kafka: KafkaSettings,
+        audit: AuditLog,
+        topics: PipelineTopics,
+        action: str,
+        *,
+        parked: bool = False,
     ) -> None:
         self._kafka = kafka
         self._audit = audit
         self._topics = topics
         self._action = action
         self._letters = DeadLetters(kafka, topics)
+        self._is_parked = parked
         broker = self._letters.broker
         self._there = broker.names()
         facts = {
@@ -116,7 +96,7 @@ class Redrive:
     def dry_run(self, wanted: LetterFilter) -> Tally:
         """Return what would become of the letters; writes nothing."""
         tally = Tally()
-        for batch in self._letters.find(wanted, done_by(self._audit.events())):
+        for batch in self._find(wanted, self._audit.events()):
             for step in self._steps(batch, tally):
                 tally.add(step.found, step.verdict.fate.value, step.verdict.reason)
         return tally
@@ -158,7 +138,7 @@ class Redrive:
         if not own:
             session.begin({})
         done = done_in(own)
-        for batch in self._letters.find(wanted, done_by(others)):
+        for batch in self._find(wanted, others):
             for step in self._steps(batch, tally):
                 # What an attempt before has committed is judged once more, for the count.
                 if step.found.letter.place.offset not in done.get(step.found.mark, _NOTHING):
@@ -167,6 +147,11 @@ class Redrive:
         if not is_over:
             session.finish(tally.counts)
         return tally
+
+    def _find(self, wanted: LetterFilter, events: list[AuditEvent]) -> Iterator[list[Found]]:
+        letters = self._letters
+        topics = letters.parking() if self._is_parked else letters.sources()
+        return letters.find(wanted, done_by(events), topics)
 
     def _take(self, step: Step, session: Session) -> None:
         letter, verdict = step.found.letter, step.verdict
@@ -214,7 +199,7 @@ class Redrive:
             record = found.message
             if letter.origin is not None and not letter.is_the_event:
                 record = events.get(letter.origin, record)
-            verdict = self._parkable(found, judge(letter, origins))
+            verdict = self._parkable(found, judge(letter, origins, once_more=self._is_parked))
             yield Step(found, self._fitting(letter.origin, record, verdict), record)
 
     def _parkable(self, found: Found, verdict: Verdict) -> Verdict:
