@@ -1,7 +1,9 @@
-"""The gateway of a running stack: the stock client, /predict, and REST against the stream."""
+"""The gateway of a running stack: the stock client, /predict, and what Serve's proxy passes on."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+from harness.http_server import Caller, well_said
 from harness.stack import Stack
+from harness.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -143,3 +147,72 @@ def test_unknown_pipeline_is_404(stack: Stack) -> None:
 def test_wrong_number_of_features_says_both(stack: Stack, width: int) -> None:
     answer = predict(stack, {"features": [0.0] * (width + 1)})
     assert answer.json()["error"] == f"expected {width} features, got {width + 1}"
+
+
+@pytest.fixture
+def caller(stack: Stack) -> Caller:
+    return Caller(int(stack.gateway_url.rpartition(":")[2]))
+
+
+def test_asyncio_client_shares_calls_with_others(
+    caller: Caller, width: int, rng: np.random.Generator
+) -> None:
+    import tritonclient.http as stock
+    import tritonclient.http.aio as stock_aio
+
+    rows = rng.random((32, width), dtype=np.float32)
+
+    async def ask() -> list[float]:
+        async with stock_aio.InferenceServerClient(caller.address) as client:
+            tensors = [stock.InferInput("features", [1, width], "FP32") for _ in rows]
+            for tensor, row in zip(tensors, rows, strict=True):
+                tensor.set_data_from_numpy(row.reshape(1, -1))
+            answers = await asyncio.gather(*(client.infer("fraud", [t]) for t in tensors))
+            together = stock.InferInput("features", list(rows.shape), "FP32")
+            together.set_data_from_numpy(rows)
+            expected = (await client.infer("fraud", [together])).as_numpy("scores")[:, 0]
+            found = [float(answer.as_numpy("scores")[0, 0]) for answer in answers]
+            assert found == pytest.approx(expected.tolist(), abs=1e-6)
+            return found
+
+    assert len(set(asyncio.run(ask()))) > 1
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v2/models/..%2f..%2fetc/infer", 404),
+        ("/v2/models/fraud%00/infer", 404),
+        ("/v2/models/fraud/versions/-1/infer", 404),
+        ("/v2/models/fraud/versions/latest/infer", 404),
+        ("/v2/repository/models/fraud/load", 404),
+        ("/v2/models/fraud/infer", 400),
+        ("/predict/fraud", 400),
+    ],
+)
+def test_odd_requests_are_answered_in_the_protocols_words(
+    caller: Caller, path: str, status: int
+) -> None:
+    answer = caller.post(path, b"{}", "Content-Type: application/json")
+    assert answer.status == status
+    well_said(answer)
+
+
+def test_two_gigabytes_claimed_are_refused_unread(caller: Caller) -> None:
+    head = b"POST /predict/fraud HTTP/1.1\r\nHost: test\r\nContent-Length: 2147483648\r\n\r\n"
+    answer = caller.raw(head + b"0123456789")
+    assert answer.status == 413
+    well_said(answer)
+
+
+def test_callers_that_hang_up_leave_their_places(
+    caller: Caller, width: int, rng: np.random.Generator
+) -> None:
+    """More of them than requests are let in at once."""
+    body = json.dumps({"features": rng.random(width).tolist()}).encode()
+    head = f"POST /predict/fraud HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
+    for _ in range(150):
+        with caller.connect() as connection:
+            connection.sendall(head.encode() + body)
+    eventually(lambda: caller.post("/predict/fraud", body).status == 200, 10.0)
+    assert [caller.post("/predict/fraud", body).status for _ in range(20)] == [200] * 20
