@@ -28,6 +28,7 @@ MakeWorld = Callable[..., FaultWorld]
 pytestmark = [pytest.mark.integration]
 
 PACE = 500.0
+HOW = ["down", pytest.param("hang", marks=pytest.mark.faults)]
 OPENS_S = 5.0
 BACK_S = 60.0
 GROWTH_MIB = 48.0
@@ -65,16 +66,16 @@ def go_on(window: FaultWindow, router: BareRouter) -> None:
     assert router.process.poll() is None, "the router has died of it"
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", ["down", "hang"])
+@pytest.mark.timeout(900 if FULL else 300)
+@pytest.mark.parametrize("how", HOW)
 def test_model_server_away_opens_the_circuit_and_loses_nothing(
     world: FaultWorld, triton: OutageProxy, seed: int, in_background: Background, how: str
 ) -> None:
-    away_s = 600.0 if FULL else 12.0
+    away_s = 600.0 if FULL else 6.0
     world.start_ingest()
     with FaultWindow(world, f"F22 {how}", seed) as window:
         router = routed(world, triton)
-        publishing = window.publishing(in_background, away_s + 20.0, PACE)
+        publishing = window.publishing(in_background, away_s + 12.0, PACE)
         eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
         moves, before = rebalances(world), resident_mib(router)
         triton.down() if how == "down" else triton.hang()
@@ -96,6 +97,7 @@ def test_model_server_away_opens_the_circuit_and_loses_nothing(
         assert router.stop() == 0
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_slow_model_server_is_waited_for(
     world: FaultWorld, triton: OutageProxy, seed: int, in_background: Background
@@ -133,6 +135,7 @@ def test_slow_model_server_is_waited_for(
         assert router.stop() == 0
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_call_longer_than_the_poll_interval_costs_no_rebalance(
     world: FaultWorld, triton: OutageProxy, seed: int, in_background: Background
@@ -157,7 +160,7 @@ def test_call_longer_than_the_poll_interval_costs_no_rebalance(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", ["down", "hang"])
+@pytest.mark.parametrize("how", HOW)
 def test_registry_away_at_the_start_and_for_an_unknown_id(
     world: FaultWorld, registry: OutageProxy, seed: int, how: str
 ) -> None:
