@@ -74,6 +74,16 @@ def test_a_parked_record_that_somebody_asks_for_is_tried_however_often_it_has_fa
     assert (verdict.fate, verdict.attempts) == (Fate.REPLAY, 8)
 
 
+def test_a_letter_whose_value_was_too_large_to_keep_is_no_tombstone() -> None:
+    kept = fail(PlainRecord((EVENTS, 0, 10), b"k", b"v", 5, []), RuleViolation("no"))
+    place = (kept.topic(), kept.partition(), kept.offset())
+    left_out = PlainRecord(place, kept.key(), None, 5, kept.headers())
+    assert judge(Letter.read(kept), origins()).fate is Fate.REPLAY
+    for once_more in (False, True):
+        verdict = judge(Letter.read(left_out), origins(), once_more=once_more)
+        assert (verdict.fate, "too large" in verdict.reason) == (Fate.REFUSE, True)
+
+
 def test_a_record_that_always_fails_in_inference_is_parked_at_the_fourth_time() -> None:
     fates = []
     attempts = 0

@@ -83,6 +83,10 @@ def judge(letter: Letter, origins: Origins, *, once_more: bool = False) -> Verdi
         return _refuse(letter, "its origin is not in the log: was the topic created anew?")
     attempts = letter.attempts
     if letter.is_the_event:
+        if not letter.has_value:
+            return _refuse(
+                letter, "its value was too large to be kept: a copy would be a tombstone"
+            )
         if letter.lost_its_headers:
             return _refuse(letter, "its original headers cannot be read by this client")
     else:

@@ -31,6 +31,8 @@ class Letter:
         How often it has failed, as far as its own headers know.
     failed_at_ms
         When it first failed, milliseconds since the epoch; None if it does not say.
+    has_value
+        Whether it holds the value that failed; one that is too large for any topic is left out.
     """
 
     place: Place
@@ -43,6 +45,7 @@ class Letter:
     attempts: int
     failed_at_ms: int | None
     headers: list[Header]
+    has_value: bool
 
     @classmethod
     def read(cls, record: Record) -> Letter:
@@ -65,6 +68,7 @@ class Letter:
             attempts=attempts_in(headers),
             failed_at_ms=_time_ms(text(names.DLQ_FIRST_FAILED_AT)),
             headers=headers,
+            has_value=record.value() is not None,
         )
 
     @property
