@@ -16,6 +16,7 @@ from penstock_schemas.errors import PenstockError, RetryableError
 
 from penstock_cli import (
     audit,
+    bench,
     console,
     demo,
     dlq,
@@ -74,6 +75,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(drift.app, name="drift")
 app.add_typer(retrain.app, name="retrain")
 app.add_typer(audit.app, name="audit")
+app.add_typer(bench.app, name="bench")
 
 
 def hoist_global_options(arguments: Sequence[str]) -> list[str]:
