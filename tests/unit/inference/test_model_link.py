@@ -162,7 +162,7 @@ def test_older_revision_is_ignored(link: ModelLink) -> None:
 
 
 def test_version_by_number(link: ModelLink, server: FakeServer) -> None:
-    challenger = version("2", alias="challenger", weight=0, state="shadow")
+    challenger = version("2", alias="", weight=0, state="draining")
     retired = version("0", alias="", weight=0, state="retired")
     link.on_state(state(1, version(), challenger, retired))
     link.keep()
@@ -369,3 +369,20 @@ def test_canary_that_is_dead_for_good_leaves_its_keys(link: ModelLink, server: F
     assert server.reloads == ["tiny__2"]
     assert served(link) == {"1": 100.0}
     assert link.ready
+
+
+def test_shadow_is_loaded_beside_and_holds_nothing_up(
+    link: ModelLink, server: FakeServer, now: list[float]
+) -> None:
+    shadow = version("9", alias="challenger", weight=0, state="shadow")
+    server.broken.add("tiny__9")
+    link.on_state(state(1, version(), shadow))
+    link.keep()
+    assert link.ready
+    assert link.table is not None
+    assert link.table.shadows == ()
+    server.broken.clear()
+    now[0] += 60.0
+    link.keep()
+    assert [route.model.name for route in link.table.shadows] == ["tiny__9"]
+    assert served(link) == {"1": 100.0}

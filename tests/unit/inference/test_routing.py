@@ -134,3 +134,28 @@ def test_weights_beyond_all_keys_are_cut_off() -> None:
 )
 def test_version_by_number_has_its_variant(in_state: str, variant: str) -> None:
     assert variant_of(version("2", state=in_state)) == variant
+
+
+def test_second_serving_version_is_the_other_arm_of_a_test() -> None:
+    """Its keys stay its own; it answers as a canary does, for there is one champion."""
+    arm = version("2", alias="b", weight=50)
+    made = route_table(state(version("1", weight=50), arm), models("1", "2"))
+    assert made is not None
+    assert [(r.version.version, r.variant) for r in made.routes] == [
+        ("1", "champion"),
+        ("2", "canary"),
+    ]
+    met = numbers(made)
+    assert met == numbers(made)
+    assert 0.47 < met.count("2") / len(met) < 0.53
+
+
+def test_shadows_take_no_keys() -> None:
+    shadow = version("9", alias="challenger", weight=0, state="shadow")
+    made = route_table(state(version("1"), shadow), models("1", "9"))
+    assert made is not None
+    assert set(numbers(made)) == {"1"}
+    assert [(r.version.version, r.variant) for r in made.shadows] == [("9", "shadow")]
+    unloaded = route_table(state(version("1"), shadow), models("1"))
+    assert unloaded is not None
+    assert unloaded.shadows == ()

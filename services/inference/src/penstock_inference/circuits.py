@@ -63,7 +63,7 @@ class Circuits:
         if before is None or before.champion.model.name != table.champion.model.name:
             # What opened it as a canary says little about one that nobody stands in for.
             self.breakers.forget(table.champion.model.name)
-        for route in table.routes:
+        for route in (*table.routes, *table.shadows):
             self._metrics.breaker(route.version, self.breakers.state(route.model.name))
 
     def lost(self, name: str) -> None:
@@ -83,6 +83,6 @@ class Circuits:
 
     def _show(self, name: str, state: BreakerState) -> None:
         table = self._table
-        for route in () if table is None else table.routes:
+        for route in () if table is None else (*table.routes, *table.shadows):
             if route.model.name == name:
                 self._metrics.breaker(route.version, state)

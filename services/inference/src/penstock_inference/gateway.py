@@ -19,10 +19,11 @@ from penstock_inference.model_link import ModelLink
 from penstock_inference.pipeline import Signature
 from penstock_inference.rest_predictions import RestPredictions
 from penstock_inference.rest_service import PipelineService
-from penstock_inference.router import SERVICE, link_to_model, threshold_of
+from penstock_inference.router import SERVICE
 from penstock_inference.scoring import LinkedScorer
 from penstock_inference.settings import InferenceSettings
 from penstock_inference.triton import TritonServer
+from penstock_inference.wiring import link_to_model, threshold_of
 
 if TYPE_CHECKING:
     from penstock_inference.event_vectors import EventVectors

@@ -33,6 +33,7 @@ from penstock_inference.pipeline import (
     prediction_columns,
 )
 from penstock_inference.routing import RouteTable
+from penstock_inference.shadows import ShownRows
 from penstock_inference.tensors import Rows, feature_matrix
 
 
@@ -160,6 +161,8 @@ class InferenceHandler(StatelessHandler):
             )
             values = self.codecs.encoder.encode(columns)
         self._count(work, answers, by)
+        if work.table.shadows:
+            self._show(work)
         output = OutputColumns(
             topic=self.output_topic,
             keys=_taken(work.batch.keys, work.rows),
@@ -168,6 +171,15 @@ class InferenceHandler(StatelessHandler):
             rows=work.rows,
         )
         return work.handled([output])
+
+    def _show(self, work: BatchWork) -> None:
+        """Give the shadows what others have answered."""
+        vectors, rows = work.vectors, work.rows
+        if work.expired is not None:
+            answered = np.flatnonzero(~work.expired)
+            vectors, rows = vectors.keep(answered), rows[answered]
+        keys = _taken(work.batch.keys, rows)
+        self.model.shadow(ShownRows(work.table, vectors, keys, work.batch.partitions[rows]))
 
     def _count(self, work: BatchWork, answers: Answers, by: AnsweredBy) -> None:
         rows = len(work.rows)

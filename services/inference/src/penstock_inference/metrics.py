@@ -48,6 +48,10 @@ class InferenceMetrics:
         """Count events that were too old for an answer."""
         self._families.expired.labels(self._pipeline).inc(rows)
 
+    def shadow_dropped(self, reason: str, rows: int) -> None:
+        """Count rows that were to be shown to a shadow, or its answers, and were dropped."""
+        self._families.shadow_dropped.labels(self._pipeline, reason).inc(rows)
+
     def fell_back(self, canary: Route, rows: int) -> None:
         """Count rows of a canary's keys that the champion answered."""
         version = canary.version
@@ -109,6 +113,13 @@ class InferenceFamilies:
             "penstock_predictions_expired_total",
             "Events older than batching.deadline_ms: the model was not asked about them.",
             ["pipeline"],
+            registry=registry,
+        )
+        self.shadow_dropped = Counter(
+            "penstock_shadow_rows_dropped_total",
+            "Rows not shown to a shadow version, or its answers not produced: queue (it is behind),"
+            " model (it is away or fails), delivery.",
+            ["pipeline", "reason"],
             registry=registry,
         )
         self.isolations = Counter(

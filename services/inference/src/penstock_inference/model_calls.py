@@ -15,6 +15,7 @@ from penstock_inference.isolation import isolate
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.routing import CHAMPION, Route, RouteTable
 from penstock_inference.seen_rows import SeenRows
+from penstock_inference.shadows import ShownRows
 from penstock_inference.tensors import Matrix, RowErrors, finite_scores
 from penstock_inference.triton import ScoringCall, ServedModel
 
@@ -55,6 +56,9 @@ class Model:
         Is told rows that the champion has answered.
     deadline_ms
         Returns the age of an event at which the model is not asked any more, milliseconds.
+    shadow
+        Is given what the champion or a canary has answered, where there are shadows; returns at
+        once.
     """
 
     scorer: Scorer
@@ -64,6 +68,7 @@ class Model:
     breakers: Breakers = field(default_factory=Breakers)
     seen: SeenRows = field(default_factory=SeenRows)
     deadline_ms: Callable[[], int | None] = lambda: None
+    shadow: Callable[[ShownRows], object] = lambda shown: None
 
 
 class ModelCalls:

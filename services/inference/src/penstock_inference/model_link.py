@@ -3,6 +3,7 @@
 The topic is the order, the model server the fact: a thread brings the fact to the order, loads
 what the server has lost in a restart, and swaps the routes, one whole revision at a time, only when
 the new champion is ready. A canary that is not ready holds nothing up: the champion answers for it.
+Nor does a shadow, which answers nobody.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from penstock_inference.routing import (
     named,
     route_table,
     serving,
+    shadows,
     variant_of,
 )
 from penstock_inference.tensors import Matrix
@@ -177,7 +179,7 @@ class ModelLink:
             model = self._models.load(wanted)
         self._is_ready = self._circuits.is_closed(model)
         loaded = {wanted.served_as: model}
-        candidates = canaries(state)
+        candidates = [*canaries(state), *shadows(state)]
         for version in candidates:
             canary = self._models.canary(version, model)
             if canary is not None:

@@ -11,9 +11,7 @@ import threading
 import uuid
 from dataclasses import replace
 
-from penstock_pipelines.batching import live_settings
 from penstock_pipelines.loader import LoadedPipeline
-from penstock_pipelines.model import PipelineConfig
 from penstock_pipelines.watch import PipelineWatch
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import RetryableError
@@ -22,21 +20,20 @@ from penstock_streaming.garbage import collect_seldom
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
 from penstock_streaming.registry import RegistryClient
-from penstock_streaming.routing_topic import RoutingTopic
-from penstock_streaming.settings import LoopSettings
 from penstock_telemetry.logs import configure_logging
 from prometheus_client import CollectorRegistry
 
+from penstock_inference.best_effort import BestEffortTopic
 from penstock_inference.handler import Codecs, InferenceHandler
-from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_calls import Model
-from penstock_inference.model_link import ModelLink
 from penstock_inference.pipeline import Signature
 from penstock_inference.run_facts import own_facts, remove_replica, write_replica
 from penstock_inference.scaling import figures
 from penstock_inference.settings import InferenceSettings
+from penstock_inference.shadows import Shadows
 from penstock_inference.triton import TritonServer
+from penstock_inference.wiring import link_to_model, loop_settings, threshold_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +75,7 @@ class Router:
         self._metrics = InferenceMetrics(InferenceFamilies(registry), pipeline.config.pipeline)
         self._server = TritonServer(settings.triton)
         self._registry = RegistryClient(settings.registry)
+        self._shadows: Shadows | None = None
         self._link = link_to_model(settings, pipeline, self._registry, self._server, self._metrics)
         self._thread = threading.Thread(target=self._run, name="kafka-loop", daemon=True)
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -120,6 +118,8 @@ class Router:
             self._processor.stop()
         self._thread.join(DRAIN_S)
         self._link.stop()
+        if self._shadows is not None:
+            self._shadows.stop()
         self._server.close()
         remove_replica(self._settings.run_dir, self._facts.pid)
 
@@ -158,6 +158,18 @@ class Router:
         text = schema_text("prediction.avsc")
         schema_id = self._registry.register(f"{topics.predictions}-value", text)
         resolve = self._registry.schema_text
+        signature = Signature(
+            config.pipeline, threshold_of(self._settings, self._pipeline), self._attempt
+        )
+        self._shadows = Shadows(
+            self._settings.shadow,
+            self._server,
+            self._shadow_topic,
+            signature,
+            self._metrics,
+            self._link.breakers,
+        )
+        self._shadows.start()
         return InferenceHandler(
             output_topic=topics.predictions,
             codecs=Codecs(
@@ -172,11 +184,19 @@ class Router:
                 self._link.breakers,
                 self._link.seen,
                 lambda: self._watch.current.batching.deadline_ms,
+                self._shadows.offer,
             ),
-            signature=Signature(
-                config.pipeline, threshold_of(self._settings, self._pipeline), self._attempt
-            ),
+            signature=signature,
             metrics=self._metrics,
+        )
+
+    def _shadow_topic(self) -> BestEffortTopic:
+        return BestEffortTopic(
+            self._settings.kafka,
+            self._registry,
+            self._pipeline.config.topic_names.predictions_shadow,
+            queue_rows=self._settings.shadow.queue_rows,
+            dropped=lambda rows: self._metrics.shadow_dropped("delivery", rows),
         )
 
     def _make_processor(self, handler: InferenceHandler) -> Processor:
@@ -198,34 +218,3 @@ class Router:
             if self.ready != self._facts.ready:
                 self._facts = replace(self._facts, ready=self.ready)
                 write_replica(self._settings.run_dir, self._facts)
-
-
-def link_to_model(
-    settings: InferenceSettings,
-    pipeline: LoadedPipeline,
-    registry: RegistryClient,
-    server: TritonServer,
-    metrics: InferenceMetrics,
-) -> ModelLink:
-    """Return the link between a pipeline's routing topic and the model server, not started."""
-    config = pipeline.config
-    topic = RoutingTopic(settings.kafka, registry, config.topic_names.models, config.pipeline)
-    models = LoadedModels(
-        server, width=len(config.feature_names), max_rows=config.model.max_batch_rows
-    )
-    return ModelLink(topic.follow, models, metrics)
-
-
-def threshold_of(settings: InferenceSettings, pipeline: LoadedPipeline) -> float:
-    """Return the decision threshold in force."""
-    return pipeline.config.threshold if settings.threshold is None else settings.threshold
-
-
-def loop_settings(settings: InferenceSettings, config: PipelineConfig) -> LoopSettings:
-    """Return the loop's settings with what pipeline.yaml decides."""
-    return settings.loop.model_copy(
-        update={
-            **live_settings(config.batching, config.limits),
-            "journal_dir": settings.run_dir / "flights",
-        }
-    )

@@ -60,12 +60,15 @@ class RouteTable:
         Salt of the buckets.
     canaries
         Those that are loaded; all other buckets are the champion's.
+    shadows
+        Versions that are shown rows and answer nobody.
     """
 
     pipeline: str
     revision: int
     champion: Route
     canaries: tuple[Share, ...] = ()
+    shadows: tuple[Route, ...] = ()
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -106,8 +109,21 @@ def serving(state: RoutingState | None) -> ModelVersion | None:
 
 
 def canaries(state: RoutingState) -> list[ModelVersion]:
-    """Return the versions that take a share of the keys beside the champion, in their order."""
-    return [v for v in state.versions if v.state == CANARY and v.weight > 0]
+    """Return the versions that take a share of the keys beside the champion, in their order.
+
+    A canary is on trial; a serving version without the champion's alias is the other arm of an A/B
+    test. Both answer as variant canary: there is one champion, whose errors are watched.
+    """
+    return [
+        v
+        for v in state.versions
+        if v.weight > 0 and (v.state == CANARY or (v.state == "serving" and v.alias != CHAMPION))
+    ]
+
+
+def shadows(state: RoutingState) -> list[ModelVersion]:
+    """Return the versions that are shown rows and answer nobody; their weight means nothing."""
+    return [v for v in state.versions if v.state == SHADOW]
 
 
 def route_table(state: RoutingState, models: Mapping[str, ServedModel]) -> RouteTable | None:
@@ -133,7 +149,12 @@ def route_table(state: RoutingState, models: Mapping[str, ServedModel]) -> Route
             shares.append(Share(Route(version, model, CANARY), first, stop))
         first = stop
     route = Route(champion, models[champion.served_as])
-    return RouteTable(state.pipeline, state.revision, route, tuple(shares))
+    shown = tuple(
+        Route(version, models[version.served_as], SHADOW)
+        for version in shadows(state)
+        if version.served_as in models
+    )
+    return RouteTable(state.pipeline, state.revision, route, tuple(shares), shown)
 
 
 def variant_of(version: ModelVersion) -> str:

@@ -57,6 +57,17 @@ class GatewaySettings(BaseModel):
     """Predictions waiting to be produced; beyond it they are dropped and counted."""
 
 
+class ShadowSettings(BaseModel):
+    """What shadow versions are shown of the stream. Immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    percent: int = Field(default=100, ge=0, le=100)
+    """Share of the keys whose rows are shown, percent; always the same keys."""
+    queue_rows: PositiveInt = 20_000
+    """Rows waiting to be shown; beyond it they are dropped and counted."""
+
+
 class InferenceSettings(BaseSettings):
     """How this service reaches its neighbours. Immutable.
 
@@ -82,6 +93,8 @@ class InferenceSettings(BaseSettings):
     """The REST side."""
     loop: LoopSettings = LoopSettings()
     """The Kafka loop; batch rows, batches in flight and commit interval are pipeline.yaml's."""
+    shadow: ShadowSettings = ShadowSettings()
+    """Shadow versions."""
     pipelines: tuple[Path, ...] = Field(default=(Path("pipelines/fraud"),), min_length=1)
     """Pipeline folders, a JSON list."""
     feast_dir: Path = Path(".penstock/feast")
