@@ -28,14 +28,14 @@ def pipeline_status(config: StackConfig, folder: Path) -> dict[str, Any]:
     """Return name, lag, drain_s and models; None where the answer is not known in time."""
     topics = topics_of(folder)
     with ThreadPoolExecutor(max_workers=3) as pool:
-        lag = pool.submit(total_lag, config, topics)
+        asked = pool.submit(lags, config, topics)
         pages = [pool.submit(_metrics, config, service) for service in ("INGEST", "INFERENCE")]
         samples = [sample for page in pages for sample in read_samples(page.result())]
-        records = lag.result()
+        found = asked.result()
     return {
         "name": topics.pipeline,
-        "lag": records,
-        "drain_s": 0.0 if records == 0 else drain_s(samples, topics),
+        "lag": total(found),
+        "drain_s": drain_s(samples, found),
         "models": served_models(samples, topics.pipeline),
     }
 
@@ -49,8 +49,12 @@ def topics_of(folder: Path) -> PipelineTopics:
     return PipelineTopics(folder.name, document.get("topics") or {})
 
 
-def total_lag(config: StackConfig, topics: PipelineTopics) -> int | None:
-    """Return the records that ingest and inference have not committed yet, together."""
+Lags = dict[str, int | None]
+"""Records before a hop by its input topic; None where it is not known."""
+
+
+def lags(config: StackConfig, topics: PipelineTopics) -> Lags:
+    """Return the records that ingest and inference have not committed yet, as the broker knows."""
     from penstock_stack.group_lag import group_lag
 
     bootstrap = config.endpoints.address("KAFKA")
@@ -62,9 +66,13 @@ def total_lag(config: StackConfig, topics: PipelineTopics) -> int | None:
         return group_lag(bootstrap, group, topic, ANSWER_WITHIN_S)
 
     with ThreadPoolExecutor(max_workers=len(hops)) as pool:
-        lags = list(pool.map(ask, hops))
-    known = [lag for lag in lags if lag is not None]
-    return sum(known) if len(known) == len(lags) else None
+        return dict(zip((topic for _, topic in hops), pool.map(ask, hops), strict=True))
+
+
+def total(found: Lags) -> int | None:
+    """Return the records before all hops; None where one of them is not known."""
+    known = [lag for lag in found.values() if lag is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 Sample = tuple[str, dict[str, str], float]
@@ -82,15 +90,25 @@ def read_samples(page: str) -> Iterator[Sample]:
         yield name, dict(_LABEL.findall(labels)), float(value)
 
 
-def drain_s(samples: list[Sample], topics: PipelineTopics) -> float | None:
-    """Return the slowest partition's time to drain; None where the lag grows or is not known."""
-    names = {topics.events, topics.features}
-    found = [
-        value
-        for name, labels, value in samples
-        if name == "penstock_drain_seconds" and labels.get("topic") in names
-    ]
-    return round(max(found), 1) if found and all(map(math.isfinite, found)) else None
+def drain_s(samples: list[Sample], found: Lags) -> float | None:
+    """Return the slowest partition's time to drain, over both hops.
+
+    None where the lag of a hop grows or is not known, or nobody works on it, as while its service
+    is stopped: it will not drain by itself.
+    """
+    slowest = 0.0
+    for topic, lag in found.items():
+        if lag == 0:
+            continue
+        known = [
+            value
+            for name, labels, value in samples
+            if name == "penstock_drain_seconds" and labels.get("topic") == topic
+        ]
+        if lag is None or not known or not all(map(math.isfinite, known)):
+            return None
+        slowest = max(slowest, *known)
+    return round(slowest, 1)
 
 
 def served_models(samples: list[Sample], pipeline: str) -> list[dict[str, Any]]:

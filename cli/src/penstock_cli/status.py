@@ -60,19 +60,25 @@ def collect(data_dir: Any, state: StackState) -> dict[str, Any]:
     )
     runs = state.phase not in ("stopped", "failed")
     with ThreadPoolExecutor(max_workers=1) as pool:
-        pipelines = pool.submit(_pipelines, config) if runs else None
+        asked = pool.submit(pipelines, config) if runs else None
         found = component_statuses(config, components(config), state)
         return {
             "phase": state.phase if state.is_supervised or not runs else "unsupervised",
             "components": [{**asdict(c), "pids": list(c.pids)} for c in found],
-            "pipelines": pipelines.result() if pipelines is not None else [],
+            "pipelines": asked.result() if asked is not None else [],
         }
 
 
-def _pipelines(config: StackConfig) -> list[dict[str, Any]]:
+def pipelines(config: StackConfig) -> list[dict[str, Any]]:
+    """Ask about every pipeline at the same time: one that answers late delays no other."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from penstock_cli.pipeline_status import pipeline_status
 
-    return [pipeline_status(config, folder) for folder in config.pipelines]
+    if not config.pipelines:
+        return []
+    with ThreadPoolExecutor(max_workers=len(config.pipelines)) as pool:
+        return list(pool.map(lambda folder: pipeline_status(config, folder), config.pipelines))
 
 
 def _flat(pipelines: list[dict[str, Any]]) -> list[dict[str, Any]]:

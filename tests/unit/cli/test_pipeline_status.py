@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
-from penstock_cli.pipeline_status import drain_s, read_samples, served_models, topics_of
-from penstock_schemas.topics import PipelineTopics
+from penstock_cli import pipeline_status, status
+from penstock_cli.pipeline_status import drain_s, read_samples, served_models, topics_of, total
+from penstock_stack.component import StackConfig
+from penstock_stack.endpoints import Endpoints
 
-TOPICS = PipelineTopics("fraud")
+EVENTS, FEATURES = "fraud.events.v1", "fraud.features.v1"
 PAGE = """
 # HELP penstock_drain_seconds Time until the lag is gone at the present rates.
 penstock_drain_seconds{partition="0",topic="fraud.events.v1"} 1.26
@@ -23,14 +26,43 @@ process_open_fds 12.0
 
 
 def test_the_slowest_partition_of_the_pipeline_counts() -> None:
-    assert drain_s(list(read_samples(PAGE)), TOPICS) == 4.0
+    samples = list(read_samples(PAGE))
+    assert drain_s(samples, {EVENTS: 10, FEATURES: 10}) == 4.0
+    assert drain_s(samples, {EVENTS: 10, FEATURES: 0}) == 1.3
+
+
+def test_a_pipeline_without_lag_is_drained_whatever_the_services_say() -> None:
+    assert drain_s([], {EVENTS: 0, FEATURES: 0}) == 0.0
 
 
 @pytest.mark.parametrize("value", ["+Inf", "NaN"])
 def test_a_lag_that_grows_has_no_time_to_drain(value: str) -> None:
     page = PAGE + f'penstock_drain_seconds{{partition="2",topic="fraud.events.v1"}} {value}\n'
-    assert drain_s(list(read_samples(page)), TOPICS) is None
-    assert drain_s([], TOPICS) is None
+    assert drain_s(list(read_samples(page)), {EVENTS: 10, FEATURES: 0}) is None
+
+
+def test_a_hop_on_which_nobody_works_does_not_drain() -> None:
+    others = [s for s in read_samples(PAGE) if s[1].get("topic") != EVENTS]
+    assert drain_s(others, {EVENTS: 10, FEATURES: 0}) is None
+    assert drain_s(others, {EVENTS: 0, FEATURES: 10}) == 4.0
+    assert drain_s(others, {EVENTS: None, FEATURES: 0}) is None
+
+
+def test_the_lag_is_that_of_both_hops_or_not_known() -> None:
+    assert total({EVENTS: 3, FEATURES: 4}) == 7
+    assert total({EVENTS: 3, FEATURES: None}) is None
+
+
+def test_a_pipeline_that_answers_late_delays_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def answer(_: object, folder: Path) -> dict[str, str]:
+        both.wait()
+        return {"name": folder.name}
+
+    monkeypatch.setattr(pipeline_status, "pipeline_status", answer)
+    config = StackConfig(Path(), Path(), Endpoints({}), (Path("a"), Path("b")))
+    assert status.pipelines(config) == [{"name": "a"}, {"name": "b"}]
 
 
 def test_the_versions_served_are_those_of_the_pipeline() -> None:
