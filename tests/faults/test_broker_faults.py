@@ -32,7 +32,9 @@ def pause(seconds: float) -> None:
 
 def await_work(window: FaultWindow, more: int = 500) -> None:
     """Wait until inference has come further by some events."""
-    target = window.run.done("inference") + more
+    target = more + eventually(
+        lambda: window.run.done("inference") + 1, RESUME_S, "the broker tells offsets"
+    )
     eventually(lambda: window.run.done("inference") >= target, RESUME_S, "the work goes on")
 
 
