@@ -23,7 +23,7 @@ from harness.tiny_components import (
 )
 from penstock_schemas.errors import ConfigError
 from penstock_stack import liveness, processes
-from penstock_stack.component import Component, ComponentFailed, StackConfig, Stage
+from penstock_stack.component import Component, ComponentFailed, Launch, StackConfig, Stage
 from penstock_stack.endpoints import Endpoints
 from penstock_stack.state import read_state
 from penstock_stack.supervisor import supervised
@@ -199,3 +199,22 @@ def test_what_a_killed_supervisor_left_can_be_stopped_in_order(
     assert processes.ProcessIdentity.of(pid) is None
     assert (config.data_dir / "stopped").read_text().split() == ["part"]
     assert state(config).phase == "stopped"
+
+
+def test_a_port_that_another_component_keeps_meanwhile_is_no_stranger_s(
+    config: StackConfig, until: Until
+) -> None:
+    """As Ray's proxy keeps the gateway's port while inference is away."""
+    listen = f"""
+import pathlib, socket, time
+s = socket.create_server(("127.0.0.1", {config.endpoints.port("GATEWAY")}))
+pathlib.Path({str(config.data_dir / "head.up")!r}).touch()
+time.sleep(60)
+"""
+    up = (config.data_dir / "head.up").exists
+    head = Component("head", lambda: Launch((sys.executable, "-c", listen)), up, deadline_s=15.0)
+    app = server(config, "app", needs=("head",), ports=("GATEWAY",))
+    with running(config, head, app):
+        os.kill(pid_of(config, "app"), signal.SIGKILL)
+        until(lambda: state(config).components["app"].restarts == 1)
+        until(lambda: state(config).components["app"].state == "ready")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import psutil
 from penstock_schemas.errors import ConfigError
@@ -22,35 +22,54 @@ def is_free(port: int) -> bool:
     return True
 
 
-def holder(port: int) -> str:
-    """Name the process that listens on a port, as far as this user may know."""
+def holder(port: int) -> int | None:
+    """Return the process that listens on a port; None where this user may not know."""
     for connection in psutil.net_connections("inet"):
         if connection.laddr and connection.laddr.port == port and connection.pid:
-            try:
-                return f"pid {connection.pid} ({psutil.Process(connection.pid).name()})"
-            except psutil.Error:
-                return f"pid {connection.pid}"
-    return "another process"
+            return int(connection.pid)
+    return None
 
 
-def taken(names: Iterable[str], endpoints: Endpoints) -> list[str]:
-    """Return one sentence for each port that is not free, with the setting to change."""
+def taken(
+    names: Iterable[str], endpoints: Endpoints, own: Callable[[], Collection[int]] = tuple
+) -> list[str]:
+    """Return one sentence for each port that is not free, with the setting to change.
+
+    Parameters
+    ----------
+    own
+        Called where a port is taken: the processes that may hold it. Ray's proxy keeps the
+        gateway's port while inference is away.
+    """
+    found = [(name, port) for name in names if not is_free(port := endpoints.port(name))]
+    holders = [(name, port, holder(port)) for name, port in found]
+    known = own() if found else ()
     return [
-        f"port {endpoints.port(name)} (PENSTOCK_{name}_PORT) is taken by "
-        f"{holder(endpoints.port(name))}"
-        for name in names
-        if not is_free(endpoints.port(name))
+        f"port {port} (PENSTOCK_{name}_PORT) is taken by {_named(pid)}"
+        for name, port, pid in holders
+        if pid is None or pid not in known
     ]
 
 
-def require_free(names: Iterable[str], endpoints: Endpoints) -> None:
-    """Refuse to go on with a taken port.
+def _named(pid: int | None) -> str:
+    if pid is None:
+        return "another process"
+    try:
+        return f"pid {pid} ({psutil.Process(pid).name()})"
+    except psutil.Error:
+        return f"pid {pid}"
+
+
+def require_free(
+    names: Iterable[str], endpoints: Endpoints, own: Callable[[], Collection[int]] = tuple
+) -> None:
+    """Refuse to go on with a taken port; parameters as of `taken`.
 
     Raises
     ------
     ConfigError
         Names every taken port, its holder and the setting.
     """
-    problems = taken(names, endpoints)
+    problems = taken(names, endpoints, own)
     if problems:
         raise ConfigError("; ".join(problems) + "; free it, change it, or give --port-offset")

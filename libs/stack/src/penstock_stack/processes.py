@@ -117,6 +117,11 @@ def marked(data_dir: Path, component: str | None = None) -> list[ProcessIdentity
     return found
 
 
+def pids(data_dir: Path) -> set[int]:
+    """Return the process ids of a stack's live processes, other than this one."""
+    return {identity.pid for identity in marked(data_dir)}
+
+
 def send(identities: Iterable[ProcessIdentity], number: signal.Signals) -> None:
     """Send a signal to those that are still alive."""
     for identity in identities:

@@ -63,7 +63,11 @@ class Supervisor:
         """
         units = self._units.values()
         fresh = [u for u in units if u.component.name not in self._adopted and not u.is_held]
-        require_free([port for u in fresh for port in u.component.ports], self._config.endpoints)
+        require_free(
+            [port for u in fresh for port in u.component.ports],
+            self._config.endpoints,
+            lambda: processes.pids(self._config.data_dir),
+        )
         started_at = time.monotonic()
         for name, unit in self._units.items():
             unit.start(self._units, self._adopted.get(name), started_at)

@@ -195,13 +195,14 @@ class Unit:
     def _spawn(self) -> None:
         component = self.component
         assert component.prepare is not None, "a component has an action or a preparation"  # noqa: S101
-        processes.sweep(self._config.data_dir, component.name)
-        require_free(component.ports, self._config.endpoints)
+        data_dir = self._config.data_dir
+        processes.sweep(data_dir, component.name)
+        require_free(component.ports, self._config.endpoints, lambda: processes.pids(data_dir))
         self._report(state="preparing", process=None)
         launch = component.prepare()
         if self._stopping.is_set():
             return
-        self._popen = processes.spawn(launch, self.log, self._config.data_dir, component.name)
+        self._popen = processes.spawn(launch, self.log, data_dir, component.name)
         if component.niceness:
             os.setpriority(os.PRIO_PROCESS, self._popen.pid, component.niceness)
         self.identity = ProcessIdentity.of(self._popen.pid)
