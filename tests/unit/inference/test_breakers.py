@@ -19,6 +19,7 @@ from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_calls import Model
 from penstock_inference.routing import Route, RouteTable
+from penstock_inference.seen_rows import SeenRows
 from penstock_inference.tensors import Matrix
 from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import ModelUnavailable
@@ -181,9 +182,10 @@ def test_stream_sends_nothing_until_the_keepers_probe_is_answered(
     now: list[float],
 ) -> None:
     probes = Probes()
-    circuits = Circuits(probes, metrics, lambda: now[0])
+    seen = SeenRows()
+    circuits = Circuits(probes, seen, metrics, lambda: now[0])
     circuits.follow(TABLE)
-    model = Model(scorer, lambda: TABLE, 5.0, breakers=circuits.breakers, seen=circuits.seen)
+    model = Model(scorer, lambda: TABLE, 5.0, breakers=circuits.breakers, seen=seen)
     handler = InferenceHandler(
         output_topic="t",
         codecs=handler.codecs,
@@ -231,14 +233,14 @@ def test_deadline_hits_are_counted(
 def test_model_that_is_not_ready_opens_its_circuit_without_traffic(
     metrics: InferenceMetrics, now: list[float]
 ) -> None:
-    circuits = Circuits(Probes(), metrics, lambda: now[0])
+    circuits = Circuits(Probes(), SeenRows(), metrics, lambda: now[0])
     for _ in range(3):
         circuits.lost(NAME)
     assert circuits.breakers.state(NAME) == "open"
 
 
 def test_new_champion_starts_with_a_closed_circuit(metrics: InferenceMetrics) -> None:
-    circuits = Circuits(Probes(), metrics)
+    circuits = Circuits(Probes(), SeenRows(), metrics)
     circuits.breakers.failed(NAME, AWAY, BESIDE)
     circuits.follow(TABLE)
     assert circuits.breakers.is_closed(NAME)

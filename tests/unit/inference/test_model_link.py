@@ -312,6 +312,7 @@ def test_model_whose_process_is_dead_is_loaded_anew(
 ) -> None:
     link.on_state(state(1))
     link.keep()
+    server.probes.clear()
     server.dead["tiny__1"] = error
     link.keep()
     assert server.probes == [], "no row is sent while nothing is suspected"
@@ -336,6 +337,7 @@ def test_model_whose_process_lives_is_left_alone(
 ) -> None:
     link.on_state(state(1))
     link.keep()
+    server.probes.clear()
     if answer is not None:
         server.dead["tiny__1"] = answer
     link.suspect("tiny__1", GOOD_ROW)
@@ -386,3 +388,65 @@ def test_shadow_is_loaded_beside_and_holds_nothing_up(
     link.keep()
     assert [route.model.name for route in link.table.shadows] == ["tiny__9"]
     assert served(link) == {"1": 100.0}
+
+
+def test_new_version_is_warmed_with_rows_that_were_seen_before_it_serves(
+    link: ModelLink, server: FakeServer
+) -> None:
+    link.on_state(state(1))
+    link.keep()
+    link.seen.note(GOOD_ROW)
+    server.probes.clear()
+    link.on_state(state(2, version("2")))
+    sizes: list[int] = []
+
+    def infer(model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
+        assert model.name == "tiny__2"
+        assert served(link) == {"1": 100.0}, "not before it is warm"
+        assert (matrix == GOOD_ROW).all()
+        sizes.append(len(matrix))
+        return mean_score(matrix)
+
+    server.infer = infer  # type: ignore[method-assign]
+    link.keep()
+    assert sizes == [1, 16, 256]
+    assert served(link) == {"2": 100.0}
+
+
+BAD_ANSWERS: dict[str, PenstockError | float] = {
+    "rejects": ModelRejected("boom"),
+    "refuses": ShapeMismatch("refused"),
+    "slow": ModelUnavailable("deadline"),
+    "nan": float("nan"),
+}
+
+
+@pytest.mark.parametrize("how", BAD_ANSWERS)
+def test_version_that_fails_on_rows_that_were_seen_does_not_take_over(
+    link: ModelLink, server: FakeServer, how: str
+) -> None:
+    link.on_state(state(1))
+    link.keep()
+    link.seen.note(GOOD_ROW)
+    link.on_state(state(2, version("2")))
+    answer = BAD_ANSWERS[how]
+
+    def infer(model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
+        if isinstance(answer, PenstockError):
+            raise answer
+        return np.full((len(matrix), 1), answer, np.float32)
+
+    good, server.infer = server.infer, infer  # type: ignore[method-assign]
+    with pytest.raises(ModelUnavailable, match="rows that were seen"):
+        link.keep()
+    assert served(link) == {"1": 100.0}
+    server.infer = good  # type: ignore[method-assign]
+    link.keep()
+    assert served(link) == {"2": 100.0}
+
+
+def test_first_version_serves_though_it_fails_on_zeros(link: ModelLink, server: FakeServer) -> None:
+    server.dead["tiny__1"] = ModelRejected("no zeros, please")
+    link.on_state(state(1))
+    link.keep()
+    assert link.ready

@@ -30,6 +30,8 @@ class Circuits:
     ----------
     probe
         Sends one row to a model.
+    seen
+        Rows that went through the champion: one of them is the probe.
     metrics
         Shows the states.
     clock
@@ -39,18 +41,17 @@ class Circuits:
     ----------
     breakers
         Told by whoever sends calls, in any thread.
-    seen
-        Rows that went through the champion, where the process notes them.
     """
 
     def __init__(
         self,
         probe: Probe,
+        seen: SeenRows,
         metrics: InferenceMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.breakers = Breakers(clock, self._show)
-        self.seen = SeenRows(clock)
+        self._seen = seen
         self._probe = probe
         self._metrics = metrics
         self._table: RouteTable | None = None
@@ -74,7 +75,7 @@ class Circuits:
         """Tell whether a model's circuit is closed; sends the probe if one is due."""
         breakers, name = self.breakers, model.name
         if not breakers.is_closed(name) and breakers.allows(name):
-            error = self._probe(model, self.seen.sample(1, model.width))
+            error = self._probe(model, self._seen.sample(1, model.width))
             if error is None:
                 breakers.answered(name)
             else:

@@ -24,8 +24,10 @@ from penstock_schemas.errors import (
 from penstock_schemas.records import ModelVersion
 from penstock_streaming.backoff import Outage
 
+from penstock_inference.seen_rows import SeenRows
 from penstock_inference.tensors import Matrix
 from penstock_inference.triton import ServedModel
+from penstock_inference.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +68,11 @@ class LoadedModels:
         Number of features of the pipeline, and most rows of a call that it allows.
     clock
         Monotonic seconds.
+
+    Attributes
+    ----------
+    seen
+        Rows that went through the champion, where the process notes them.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class LoadedModels:
         max_rows: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.seen = SeenRows(clock)
         self._server = server
         self._width = width
         self._max_rows = max_rows
@@ -92,17 +100,18 @@ class LoadedModels:
         return model if model is not None and self._server.ready(version.served_as) else None
 
     def load(self, version: ModelVersion) -> ServedModel:
-        """Load a version, or load again what the server has lost in a restart.
+        """Load and warm a version, or load again what the server has lost in a restart.
 
         Raises
         ------
         ModelUnavailable
-            The server is away or the version does not load.
+            The server is away, or the version does not load, or fails on rows that were seen.
         ConfigError
             The version does not fit the pipeline.
         """
         self._server.load(version.served_as)
         model = self.describe(version)
+        warm_up(self._server, model, self.seen)
         self._known[_identity(version)] = model
         return model
 

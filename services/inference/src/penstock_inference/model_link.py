@@ -72,9 +72,9 @@ class ModelLink:
         metrics: InferenceMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._circuits = Circuits(models.probe, metrics, clock)
+        self._circuits = Circuits(models.probe, models.seen, metrics, clock)
         self.breakers = self._circuits.breakers
-        self.seen = self._circuits.seen
+        self.seen = models.seen
         self._follow = follow
         self._models = models
         self._metrics = metrics

@@ -42,6 +42,11 @@ class SeenRows:
             fresh = np.concatenate([fresh, old[: ROWS - len(fresh)]])
         self._rows = fresh
 
+    def has(self, width: int) -> bool:
+        """Tell whether rows of ``width`` features were noted."""
+        noted = self._rows
+        return noted is not None and noted.shape[1] == width
+
     def sample(self, rows: int, width: int) -> Matrix:
         """Return ``rows`` rows of ``width`` features, float32, the noted ones over and over.
 
