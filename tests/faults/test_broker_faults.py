@@ -78,25 +78,31 @@ def leader(cluster: Cluster, topic: str) -> Broker:
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("frozen_s", [8.0, 30.0])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("times", "shortest_s", "longest_s"), [(10, 5.0, 9.0), (1, 30.0, 30.0)])
 def test_broker_frozen(
     make_cluster: MakeCluster,
     make_world: MakeWorld,
     seed: int,
     in_background: Background,
-    frozen_s: float,
+    times: int,
+    shortest_s: float,
+    longest_s: float,
 ) -> None:
+    """For about as long as a session lasts, again and again, and once for much longer."""
+    rng = random.Random(seed)
     cluster = make_cluster()
     world = make_world(cluster.bootstrap)
     world.start_ingest()
-    with FaultWindow(world, f"F12 {frozen_s:g} s", seed) as window:
+    with FaultWindow(world, f"F12 {times} times", seed) as window:
         router = world.started_router()
-        publishing = window.publishing(in_background, frozen_s + 5.0, PACE)
-        await_work(window)
-        with frozen(cluster.brokers[0].pids):
-            pause(frozen_s)
-        window.ended("SIGSTOP of the broker")
+        publishing = window.publishing(in_background, times * (longest_s + 3.0), 200.0)
+        for _ in range(times):
+            await_work(window, 1)
+            frozen_s = rng.uniform(shortest_s, longest_s)
+            with frozen(cluster.brokers[0].pids):
+                pause(frozen_s)
+            window.ended(f"SIGSTOP of the broker for {frozen_s:.1f} s")
         publishing.join()
         report = window.judge()
         assert router.stop() == 0

@@ -70,6 +70,22 @@ def test_killed_at_every_place(make_world: MakeWorld, seed: int) -> None:
     in_lanes(worlds, [(place, s) for s in seeds for place in FAIL_POINTS], 20_000)
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(300)
+def test_judge_sees_what_transactions_prevent(make_world: MakeWorld, seed: int) -> None:
+    """The same kill without transactions must be found out, or these tests prove nothing."""
+    world = make_world()
+    world.start_ingest()
+    with FaultWindow(world, "F1 at least once", seed) as window:
+        window.publish(3_000)
+        first = world.start_router("after_flush:1", delivery="at_least_once")
+        assert first.wait(90) == -signal.SIGKILL
+        second = world.start_router(delivery="at_least_once")
+        with pytest.raises(AssertionError, match="I2 no duplicate"):
+            window.judge()
+        assert second.stop() == 0
+
+
 class Fleet:
     """Routers that come and go."""
 
