@@ -65,6 +65,7 @@ BODIES = {
     "key twice": b'{"id": "a", "id": "b", ' + tensor()[1:],
     "shape twice": infer(f'{ROW}, {ROW}, "data": [1, 2, 3]'),
     "NaN": infer(f'{ROW}, "data": [NaN, 1, 2]'),
+    "NaN where nobody looks": b'{"x": NaN, ' + tensor()[1:],
     "Infinity": infer(f'{ROW}, "data": [1, -Infinity, 2]'),
     "1e400": infer(f'{ROW}, "data": [1e400, 1, 2]'),
     "number of 5,000 digits": infer(f'{ROW}, "data": [{"9" * 5_000}, 1, 2]'),

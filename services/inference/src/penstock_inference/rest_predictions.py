@@ -1,8 +1,13 @@
-"""Predictions answered over REST, produced to their topic at most once; drops are counted."""
+"""Predictions answered over REST, produced to their topic at most once; drops are counted.
+
+Encoding costs as much as all the rest of a request, so it is done aside, for all that have been
+answered meanwhile at once.
+"""
 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 from typing import Any, Final
 
@@ -19,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 DELIVERY_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.5
+ROWS_AT_ONCE: Final = 1_000
+Answered = tuple[bytes | None, pa.RecordBatch]
+"""Predictions of one key."""
 
 
 class RestPredictions:
@@ -27,7 +35,7 @@ class RestPredictions:
     Parameters
     ----------
     queue_rows
-        Predictions waiting to be produced; beyond it they are dropped.
+        Predictions waiting to be encoded or produced; beyond it they are dropped.
     dropped
         Counts what was answered and not produced.
     """
@@ -46,6 +54,10 @@ class RestPredictions:
         self._dropped = dropped
         self._encoder: ColumnarEncoder | None = None
         self._stop = threading.Event()
+        self._queue_rows = queue_rows
+        self._answered: queue.SimpleQueue[Answered] = queue.SimpleQueue()
+        self._rows = 0
+        self._lock = threading.Lock()
         self._producer = Producer(
             {
                 **kafka.as_librdkafka(),
@@ -64,21 +76,21 @@ class RestPredictions:
 
     def publish(self, key: bytes | None, predictions: pa.RecordBatch) -> None:
         """Queue predictions of one key."""
-        encoder = self._encoder
-        if encoder is None or self._stop.is_set():
-            self._dropped.inc(predictions.num_rows)
-            return
-        for value in encoder.encode(predictions):
-            try:
-                self._producer.produce(self._topic, value, key, on_delivery=self._on_delivery)
-            except (BufferError, KafkaException):
-                self._dropped.inc()
+        rows = predictions.num_rows
+        with self._lock:
+            is_full = self._rows + len(self._producer) + rows > self._queue_rows
+            if self._encoder is None or self._stop.is_set() or is_full:
+                self._dropped.inc(rows)
+                return
+            self._rows += rows
+        self._answered.put((key, predictions))
 
     def close(self) -> None:
         """Deliver what is queued, within the delivery time-out."""
-        self._stop.set()
-        self._thread.join(2 * POLL_S)
-        left = self._producer.flush(DELIVERY_TIMEOUT_S)
+        with self._lock:
+            self._stop.set()  # nothing is queued after it
+        self._thread.join(DELIVERY_TIMEOUT_S)
+        left = self._producer.flush(DELIVERY_TIMEOUT_S) + self._rows
         if left:
             self._dropped.inc(left)
 
@@ -95,7 +107,44 @@ class RestPredictions:
                 self._encoder = ColumnarEncoder(text, schema_id)
             except PenstockError as exc:
                 logger.warning("REST predictions are dropped: %s", exc)
-        while not self._stop.is_set():
-            self._producer.poll(POLL_S)
+        while not self._stop.is_set() or not self._answered.empty():
+            if answered := self._taken():
+                self._produce(answered)
+            self._producer.poll(0.0)
+
+    def _taken(self) -> list[Answered]:
+        """Wait a moment for something answered, and take all that there is."""
+        taken: list[Answered] = []
+        rows = 0
+        try:
+            while rows < ROWS_AT_ONCE:
+                taken.append(self._answered.get(not taken, POLL_S))
+                rows += taken[-1][1].num_rows
+        except queue.Empty:
+            pass
+        return taken
+
+    def _produce(self, answered: list[Answered]) -> None:
+        keys = [key for key, predictions in answered for _ in range(predictions.num_rows)]
+        try:
+            (merged,) = (
+                pa.Table.from_batches([p for _, p in answered]).combine_chunks().to_batches()
+            )
+            assert self._encoder is not None  # noqa: S101 - narrows the type
+            values = self._encoder.encode(merged)
+        except Exception:
+            # A defect; without this thread every later prediction would be lost too.
+            logger.exception("REST predictions that cannot be written")
+            values = []
+        lost = len(keys) - len(values)
+        for key, value in zip(keys, values, strict=False):
+            try:
+                self._producer.produce(self._topic, value, key, on_delivery=self._on_delivery)
+            except (BufferError, KafkaException):
+                lost += 1
+        with self._lock:
+            self._rows -= len(keys)
+        if lost:
+            self._dropped.inc(lost)
 
     _tried = False
