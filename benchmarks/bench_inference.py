@@ -14,7 +14,9 @@ import os
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,7 @@ from latency import Latency, Offer
 from measure import Limits
 from peers import Peers
 from penstock_runs import Penstock
+from penstock_stack.endpoints import Endpoints
 from processes import infrastructure
 from tables import Runs
 
@@ -56,10 +59,11 @@ class Bench:
     latencies: dict[str, list[Latency]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     runs: int = 0
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex[:6])
 
     def throughput(self, contenders: Sequence[Contender]) -> None:
         """Run each contender once per repeat, in turns."""
-        topics = {c.reads: f"bench.{c.reads}" for c in contenders}
+        topics = {c.reads: f"bench-{self.mark}.{c.reads}" for c in contenders}
         for kind, topic in topics.items():
             schema = workloads.VECTOR_SCHEMA if kind == "vectors" else workloads.EVENT_SCHEMA
             payloads = workloads.pool(schema, self.schema_ids[kind])
@@ -67,6 +71,8 @@ class Bench:
         for repeat in range(self.options.repeats):
             for contender in contenders:
                 self._tried(contender, partial(self._once, contender, repeat, topics))
+        own = [name for topic in topics.values() for name in (topic, f"{topic}.dlq")]
+        workloads.delete_topics(self.penstock.bootstrap, own)
 
     def latency(self, contenders: Sequence[Contender]) -> None:
         """Run each contender once per rate and repeat."""
@@ -85,7 +91,7 @@ class Bench:
 
     def _place(self, contender: Contender, source: str) -> Place:
         self.runs += 1
-        tag = f"b{self.runs}-{'ours' if contender.is_ours else 'theirs'}"
+        tag = f"bench-{self.mark}-{self.runs}"
         return Place(source or f"{tag}.in", f"{tag}.out", tag)
 
     def _once(self, contender: Contender, repeat: int, topics: dict[Any, str]) -> None:
@@ -133,7 +139,10 @@ class Bench:
             self.faults.append(f"{name}: {run.got:,} of {run.sent:,}, {run.duplicates} twice")
 
     def _tidy(self, place: Place) -> None:
-        own = [place.output, f"{place.tag}.features.v1", f"{place.tag}.ingest-state.v1"]
+        own = [
+            place.output,
+            *(f"{place.tag}.{t}.v1" for t in ("features", "ingest-state", "models")),
+        ]
         own += [place.source] if place.source.startswith(place.tag) else []
         workloads.delete_topics(self.penstock.bootstrap, own)
 
@@ -153,6 +162,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--latency-seconds", type=float, help="judged time of each latency run (12)")
     add("--latency-repeats", type=int, help="runs of each latency (1)")
     add("--port-offset", type=int, default=20_000, help="where its infrastructure listens")
+    add("--running", type=Path, help="data folder of a stack that runs at --port-offset")
     add("--results", type=Path, default=HERE / "results", help="folder of CSV, table and plot")
     add("--readme", action="store_true", help="put the table into README.md")
     add("--json", action="store_true", help="print JSON in place of Markdown")
@@ -173,9 +183,12 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace, data_dir: Path) -> int:
     """Run what the options ask for and print it; 1 if a run of ours failed or lost a record."""
     began = time.monotonic()
-    components = ("kafka", "registry", "triton", "ray")
-    with infrastructure(data_dir, options.port_offset, components) as endpoints:
-        penstock = Penstock(data_dir, endpoints)
+    with ExitStack() as stack:
+        endpoints = Endpoints.from_environment(os.environ, options.port_offset)
+        if options.running is None:
+            stack.enter_context(infrastructure(data_dir, options.port_offset))
+        penstock = Penstock(data_dir, options.running or data_dir, endpoints)
+        stack.callback(penstock.tidy)
         triton = (endpoints.address("TRITON_GRPC"), penstock.triton_pids)
         environments = HERE.parent / ".penstock" / "bench" / "peers"
         peers = Peers(options.peers, data_dir, penstock.bootstrap, triton, environments)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import latency_probe
-import measure
 import workloads
 from contenders import Contender, Place
+from usage import Usage
 
 PROBE: Final = Path(latency_probe.__file__)
 SETTLE_S: Final = 3.0
@@ -89,9 +89,9 @@ def run(contender: Contender, place: Place, offer: Offer) -> Latency:
         workloads.create_topic(offer.bootstrap, topic)
     with contender.started(place) as running, _Reader(place, offer) as reader:
         _warm_up(contender, place, offer, reader)
-        before, at = measure.usage(running.pids())[0], time.monotonic()
+        before, at = Usage().of(running.pids())[0], time.monotonic()
         sent = _send(contender, place, offer)
-        cores = (measure.usage(running.pids())[0] - before) / (time.monotonic() - at)
+        cores = (Usage().of(running.pids())[0] - before) / (time.monotonic() - at)
         seen = reader.result()
     return Latency(
         rate=offer.rate,
@@ -107,7 +107,7 @@ def run(contender: Contender, place: Place, offer: Offer) -> Latency:
 
 
 class _Reader:
-    """The reading process."""
+    """The reading process; ``warm`` counts the warm-up outputs it has read so far."""
 
     def __init__(self, place: Place, offer: Offer) -> None:
         flags = {"kafka": offer.bootstrap, "topic": place.output}
@@ -117,7 +117,8 @@ class _Reader:
         self._process = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self._lines: list[str] = []
+        self.warm = 0
+        self._last = ""
         self._thread = threading.Thread(target=self._collect, daemon=True)
         self._thread.start()
 
@@ -131,14 +132,9 @@ class _Reader:
 
     def _collect(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - it was asked for
-        self._lines.extend(())
         for line in self._process.stdout:
-            self._lines.append(line)
-
-    @property
-    def warm(self) -> int:
-        """Warm-up outputs read so far."""
-        return sum(line.startswith("warm") for line in self._lines)
+            self.warm += line.startswith("warm")
+            self._last = line
 
     def result(self) -> dict[str, Any]:
         """Tell that everything was sent; return what was seen."""
@@ -146,7 +142,7 @@ class _Reader:
         self._process.stdin.close()
         self._process.wait(latency_probe.DRAIN_S + 30)
         self._thread.join(10)
-        found: dict[str, Any] = json.loads(self._lines[-1])
+        found: dict[str, Any] = json.loads(self._last)
         return found
 
 

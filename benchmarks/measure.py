@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import psutil
+import workloads
 from confluent_kafka import (
     IsolationLevel,
     KafkaError,
@@ -21,8 +21,9 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from counting import Offsets, count_committed
+from usage import Usage
 
-LOOK_S: Final = 0.05
+LOOK_S: Final = 0.1
 IDLE_AT_END_S: Final = 1.5
 """Silence that tells, once enough offsets are there, that no record is still to come."""
 IDLE_S: Final = 15.0
@@ -122,21 +123,6 @@ class Watched:
     rss_mib: float
 
 
-def usage(pids: Sequence[int]) -> tuple[float, float]:
-    """Return CPU seconds and resident bytes of processes and their children."""
-    cpu = rss = 0.0
-    for pid in pids:
-        try:
-            root = psutil.Process(pid)
-            for process in (root, *root.children(recursive=True)):
-                times = process.cpu_times()
-                cpu += times.user + times.system
-                rss += process.memory_info().rss
-        except psutil.Error:
-            continue
-    return cpu, rss
-
-
 def watch(
     bootstrap: str, topic: str, partitions: int, expected: int, pids: Pids, limits: Limits
 ) -> Watched:
@@ -147,14 +133,14 @@ def watch(
     RuntimeError
         If nothing becomes visible in time, or the contender ends.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    started = time.monotonic()
+    admin = workloads.admin_client(bootstrap)
+    usage, started = Usage(), time.monotonic()
     samples: list[Sample] = []
     peak = 0.0
     while True:
         stable = _stable_offsets(admin, topic, partitions)
         at_s = time.monotonic() - started
-        cpu, rss = usage(pids())
+        cpu, rss = usage.of(pids())
         peak = max(peak, rss)
         if any(stable.values()):
             samples.append(Sample(at_s, stable, cpu))

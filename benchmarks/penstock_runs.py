@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -64,12 +65,16 @@ class Penstock:
     Parameters
     ----------
     data_dir
+        For logs and pipelines.
+    stack_dir
         Of the infrastructure: its model repository and Ray's token are there.
     """
 
-    def __init__(self, data_dir: Path, endpoints: Endpoints) -> None:
+    def __init__(self, data_dir: Path, stack_dir: Path, endpoints: Endpoints) -> None:
         self._data_dir = data_dir
+        self._stack_dir = stack_dir
         self._endpoints = endpoints
+        self._triton: list[int] = []
         self.bootstrap = endpoints.address("KAFKA")
         self._kafka = KafkaSettings(bootstrap_servers=self.bootstrap)
         self._registry_url = endpoints.url("REGISTRY", "/apis/ccompat/v7")
@@ -77,7 +82,7 @@ class Penstock:
 
     def prepare(self) -> dict[str, int]:
         """Load the models into Triton; return the id of each input's schema."""
-        models = self._data_dir / "models"
+        models = self._stack_dir / "models"
         triton = grpcclient.InferenceServerClient(self._endpoints.address("TRITON_GRPC"))
         for name, output in ((SERVED_AS, "scores"), (MODEL, "score")):
             workloads.write_triton_model(models, name, output)
@@ -87,14 +92,23 @@ class Penstock:
             for name, schema in SUBJECTS.items()
         }
 
+    def tidy(self) -> None:
+        """Unload the models and remove their files, where the infrastructure stays."""
+        triton = grpcclient.InferenceServerClient(self._endpoints.address("TRITON_GRPC"))
+        for name in (SERVED_AS, MODEL):
+            triton.unload_model(name, client_timeout=LOAD_S)
+            shutil.rmtree(self._stack_dir / "models" / name, ignore_errors=True)
+
     def triton_pids(self) -> list[int]:
         """Return the process that listens on Triton's port."""
-        port = self._endpoints.port("TRITON_GRPC")
-        return [
-            c.pid
-            for c in psutil.net_connections("tcp")
-            if c.laddr and c.laddr.port == port and c.status == "LISTEN" and c.pid
-        ]
+        if not all(map(psutil.pid_exists, self._triton)) or not self._triton:
+            port = self._endpoints.port("TRITON_GRPC")
+            self._triton = [
+                c.pid
+                for c in psutil.net_connections("tcp")
+                if c.laddr and c.laddr.port == port and c.status == "LISTEN" and c.pid
+            ]
+        return self._triton
 
     def systems(self) -> list[Contender]:
         """Return the rows of Penstock as a user runs it."""
@@ -186,7 +200,7 @@ class Penstock:
             {
                 **ours,
                 "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN_PATH": str(self._data_dir / "ray-token"),
+                "RAY_AUTH_TOKEN_PATH": str(self._stack_dir / "ray-token"),
                 "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
                 f"{prefix}METRICS_PORT": str(self._endpoints.port("INFERENCE")),
                 f"{prefix}GATEWAY_PORT": str(self._endpoints.port("GATEWAY")),

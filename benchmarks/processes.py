@@ -16,6 +16,7 @@ from penstock_stack.endpoints import Endpoints
 
 STOP_S: Final = 20.0
 STACK_S: Final = 240.0
+COMPONENTS: Final = ("kafka", "registry", "triton", "ray")
 LOG_TAIL: Final = 1_500
 ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
@@ -64,8 +65,8 @@ def tail(log: Path) -> str:
 
 
 @contextmanager
-def infrastructure(data_dir: Path, offset: int, components: Sequence[str]) -> Iterator[Endpoints]:
-    """Run Kafka, registry and whatever else is needed for the time of the benchmark.
+def infrastructure(data_dir: Path, offset: int) -> Iterator[Endpoints]:
+    """Run Kafka, registry, Triton and Ray for the time of the benchmark.
 
     Raises
     ------
@@ -73,7 +74,7 @@ def infrastructure(data_dir: Path, offset: int, components: Sequence[str]) -> It
         If it is not ready in time; with the end of its log.
     """
     log = data_dir / "stack.log"
-    argv = [sys.executable, "-m", "penstock_stack", str(data_dir), str(offset), *components]
+    argv = [sys.executable, "-m", "penstock_stack", str(data_dir), str(offset), *COMPONENTS]
     with process(argv, {}, log) as stack:
         limit = time.monotonic() + STACK_S
         while "ready:" not in log.read_text(encoding="utf-8"):

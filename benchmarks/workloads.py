@@ -89,15 +89,20 @@ def pool(schema: dict[str, Any], schema_id: int, size: int = DISTINCT, seed: int
     return records
 
 
+def admin_client(bootstrap: str) -> AdminClient:
+    """Return an admin client that tells of errors only."""
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 3})
+
+
 def create_topic(bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
     """Create an empty topic."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin = admin_client(bootstrap)
     admin.create_topics([NewTopic(topic, partitions, 1)])[topic].result(timeout=TIMEOUT_S)
 
 
 def delete_topics(bootstrap: str, topics: Sequence[str]) -> None:
     """Delete topics, so that one run's output does not lie in the next one's page cache."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    admin = admin_client(bootstrap)
     for future in admin.delete_topics(list(topics), request_timeout=30).values():
         future.exception(TIMEOUT_S)  # one that is not there is as good
 
