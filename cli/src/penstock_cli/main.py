@@ -17,6 +17,7 @@ from penstock_schemas.errors import PenstockError, RetryableError
 from penstock_cli import (
     audit,
     bench,
+    config,
     console,
     demo,
     dlq,
@@ -75,6 +76,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(drift.app, name="drift")
 app.add_typer(retrain.app, name="retrain")
 app.add_typer(audit.app, name="audit")
+app.add_typer(config.app, name="config")
 app.add_typer(bench.app, name="bench")
 
 
