@@ -30,11 +30,14 @@ def without_metrics() -> None:
     def nothing(self: Any, *_: Any, **__: Any) -> None:
         return None
 
-    MetricWrapperBase.labels = itself
-    for kind, names in ((Counter, ("inc",)), (Gauge, ("inc", "dec", "set"))):
+    _replace(MetricWrapperBase, "labels", itself)
+    for kind, names in (
+        (Counter, ("inc",)),
+        (Gauge, ("inc", "dec", "set")),
+        (Histogram, ("observe",)),
+    ):
         for name in names:
-            setattr(kind, name, nothing)
-    Histogram.observe = nothing
+            _replace(kind, name, nothing)
 
 
 def without_journal() -> None:
@@ -44,7 +47,7 @@ def without_journal() -> None:
     def nothing(self: FlightJournal, ranges: Any) -> None:
         return None
 
-    FlightJournal.record = nothing  # type: ignore[method-assign]
+    _replace(FlightJournal, "record", nothing)
 
 
 def without_prediction() -> None:
@@ -68,8 +71,14 @@ def without_prediction() -> None:
             }
         )
 
-    router.schema_text = schema_text
-    handler.prediction_columns = columns
+    _replace(router, "schema_text", schema_text)
+    _replace(handler, "prediction_columns", columns)
+
+
+def _replace(module: Any, name: str, value: Any) -> None:
+    """Put ``value`` in place of what is there; a name that has moved must not go unnoticed."""
+    getattr(module, name)
+    setattr(module, name, value)
 
 
 WITHOUT: Final = {
