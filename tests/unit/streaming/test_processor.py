@@ -465,6 +465,36 @@ def test_aborts_in_a_row_end_the_worker(make_rig: MakeRig) -> None:
         rig.turn(200)
 
 
+def test_an_error_that_no_new_producer_cures_ends_the_worker(make_rig: MakeRig) -> None:
+    rig = make_rig().started()
+    wrong = KafkaError(KafkaError._INVALID_ARG, "wrong", False, False, False)
+    for _ in range(30):
+        rig.broker.fail("begin_transaction", wrong)
+    rig.feed(b"a")
+    with pytest.raises(DeliveryFailed, match="21 producers lost in a row: _INVALID_ARG"):
+        rig.turn(200)
+    assert rig.broker.offsets == {}
+
+
+def test_no_number_of_lost_answers_ends_the_worker(make_rig: MakeRig) -> None:
+    rig = make_rig().started()
+    for _ in range(30):
+        rig.broker.fail("commit_transaction", UNKNOWN)
+    rig.feed(b"a")
+    rig.turn(200)
+    assert rig.broker.values(OUT) == [b"a"]
+
+
+def test_a_producer_lost_again_is_waited_with(make_rig: MakeRig) -> None:
+    rig = make_rig(retry_max_wait_s=60.0).started()
+    for _ in range(2):
+        rig.broker.fail("commit_transaction", UNKNOWN)
+    rig.feed(b"a")
+    rig.turn(20)
+    assert rig.processor._recovery.outage.is_active
+    assert rig.broker.calls.count("commit_transaction") == 2
+
+
 def test_an_undeliverable_record_ends_the_worker_at_once(make_rig: MakeRig) -> None:
     rig = make_rig().started()
     large = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large", False, False, True)

@@ -37,6 +37,15 @@ def test_the_consumer_never_commits_and_reads_committed_records() -> None:
     assert config["fetch.queue.backoff.ms"] == 10
 
 
+def test_the_consumer_protocol_gets_nothing_that_is_the_brokers_to_set() -> None:
+    config = KafkaSettings().consumer_config("g", LoopSettings(group_protocol="consumer"))
+    assert config["group.protocol"] == "consumer"
+    forbidden = {"session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"}
+    assert not forbidden & set(config)
+    classic = KafkaSettings().consumer_config("g", LoopSettings())
+    assert forbidden <= set(classic)
+
+
 def test_a_transactional_producer_has_an_id_and_a_short_time_out() -> None:
     config = KafkaSettings().producer_config(LoopSettings(), "id")
     assert config["transactional.id"] == "id"

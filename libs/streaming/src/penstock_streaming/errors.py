@@ -84,7 +84,18 @@ class OutcomeUnknown(PenstockError):
 
     The old producer must never speak again: a delayed commit or abort of it could hit a later
     transaction (librdkafka has no KIP-890).
+
+    Parameters
+    ----------
+    message
+        What happened.
+    verdict
+        Of the code behind it: some causes no new producer can cure.
     """
+
+    def __init__(self, message: str, verdict: Verdict = Verdict.RETRY) -> None:
+        super().__init__(message)
+        self.verdict = verdict
 
 
 _CODES: dict[Verdict, str] = {

@@ -103,6 +103,7 @@ class Recovery:
         self.outage = Outage(loop.retry_max_wait_s)
         self._fenced = Budget(loop.fenced_budget, _BUDGET_WINDOW_S)
         self._aborts = 0
+        self._lost = 0
         self._restored: set[int] = set()
 
     @property
@@ -169,15 +170,23 @@ class Recovery:
         ------
         FencedError
             If the budget for that is spent.
+        DeliveryFailed
+            If one producer after the other fails so, and not for want of a broker.
         """
         if isinstance(error, FencedError) and not self._fenced.spend():
             raise error
         context = self._parts.context
+        self._lost += 1
+        is_passing = not isinstance(error, OutcomeUnknown) or error.verdict is Verdict.RETRY
+        if self._lost > _ABORT_BUDGET and not is_passing:
+            raise DeliveryFailed(f"{self._lost} producers lost in a row: {error}") from error
         logger.warning("%s: new producer: %s", context.topic, error)
         context.metrics.transactions.labels(context.topic, "recreated").inc()
         # At once: what it still has under way must not reach the broker later.
         self._parts.producer.close()
         self.steps.producer = True
+        if self._lost > 1:
+            self.put_off(BrokerUnavailable(str(error), retry_after_s=0.1))
 
     def count_abort(self, error: AbortRequired) -> None:
         """Back off from aborts in a row.
@@ -212,7 +221,7 @@ class Recovery:
 
     def count_commit(self) -> None:
         """Learn that a commit succeeded."""
-        self._aborts = 0
+        self._aborts = self._lost = 0
 
     def put_off(self, error: RetryableError) -> None:
         """Pause and set the time of the next attempt; the offset is kept, nothing is dropped."""

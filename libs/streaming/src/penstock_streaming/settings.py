@@ -85,9 +85,7 @@ class KafkaSettings(BaseModel):
             # A position that is gone is a gap in the data; `Places` finds the first one itself.
             "auto.offset.reset": "error",
             "isolation.level": "read_committed",
-            "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": int(loop.session_timeout_s * 1000),
-            "heartbeat.interval.ms": int(loop.session_timeout_s * 1000 / 4),
+            **_membership(loop),
             "max.poll.interval.ms": int(loop.max_poll_interval_s * 1000),
             # The default of 1000 ms starves a consumer that empties its queue.
             "fetch.queue.backoff.ms": 10,
@@ -181,6 +179,9 @@ class LoopSettings(BaseModel):
     journal_dir: Path | None = None
     """Folder, shared by the workers of a host, that tells which records were in flight when one was
     killed; without it no record is ever found to be poison."""
+    group_protocol: Literal["classic", "consumer"] = "classic"
+    """How the group agrees on partitions: classic, or consumer (KIP-848), where the broker decides
+    and session_timeout_s is the broker's to set. The members of a group may differ."""
     session_timeout_s: float = Field(default=10.0, ge=6.0)
     """Silence after which the group gives our partitions away, seconds."""
     max_poll_interval_s: PositiveFloat = 300.0
@@ -210,3 +211,16 @@ class LoopSettings(BaseModel):
     def retuned(self, wanted: LoopSettings) -> LoopSettings:
         """Return these settings with what may change while a loop runs."""
         return self.model_copy(update={name: getattr(wanted, name) for name in self.LIVE})
+
+
+def _membership(loop: LoopSettings) -> dict[str, object]:
+    """Return how a consumer is a member of its group."""
+    if loop.group_protocol == "consumer":
+        # Assignor and time-outs are the broker's: the client refuses to be given any.
+        return {"group.protocol": "consumer"}
+    return {
+        "group.protocol": "classic",
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": int(loop.session_timeout_s * 1000),
+        "heartbeat.interval.ms": int(loop.session_timeout_s * 1000 / 4),
+    }

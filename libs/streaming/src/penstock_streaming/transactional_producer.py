@@ -113,4 +113,4 @@ class TransactionalProducer(OutputProducer):
                     case TransactionClass.FENCED:
                         raise FencedError(text) from exc
                     case _:
-                        raise OutcomeUnknown(text) from exc
+                        raise OutcomeUnknown(text, verdict(error)) from exc
