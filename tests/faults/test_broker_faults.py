@@ -180,10 +180,10 @@ def lose_replies(
         proxy.lost.share = share
 
         def enough() -> bool:
-            window.publish(2_000)
+            window.publish(100, rate=500.0)
             return proxy.lost.requests >= commits
 
-        eventually(enough, 1_200, f"{commits} commits", every_s=0.5)
+        eventually(enough, 1_200, f"{commits} commits", every_s=0.01)
         proxy.lost.share = 0.0
         window.ended("lost replies")
         window.judge()

@@ -104,7 +104,7 @@ class FrameProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         watched: set[int] = set()
-        with suppress(OSError, asyncio.IncompleteReadError):
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             near, far = await asyncio.open_connection(HOST, self.target)
             try:
                 async with asyncio.TaskGroup() as both:

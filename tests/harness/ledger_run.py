@@ -25,6 +25,7 @@ from penstock_ledger.topic_range import Isolation, TopicRange
 
 FOREVER: Final = 1e18
 """The test's own timeout bounds these reads."""
+READ_TIMEOUT_S: Final = 600.0
 
 
 class LedgerRun:
@@ -114,7 +115,9 @@ class LedgerRun:
         """Read the window and check it."""
         store = Store(self.topics)
         try:
-            options = ReadOptions(self.bootstrap, self.registry_url, self.marks)
+            options = ReadOptions(
+                self.bootstrap, self.registry_url, self.marks, timeout_s=READ_TIMEOUT_S
+            )
             read_pipeline(store, options)
             if published is not None:
                 store.add_expected((p, o, name) for (p, o), name in published.bad.items())
