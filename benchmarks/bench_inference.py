@@ -194,13 +194,14 @@ def run(options: argparse.Namespace, data_dir: Path) -> int:
         peers = Peers(options.peers, data_dir, penstock.bootstrap, triton, environments)
         theirs = peers.contenders() if {"systems", "latency"} & set(options.part) else []
         everyone = [*theirs, *penstock.systems(), *penstock.costs()]
-        wanted = chosen([c for c in everyone if c.group in options.part], options.only)
         slow = [c for c in theirs if c.name == BARE] + penstock.latencies()
+        names = {c.name for c in chosen([*everyone, *slow], options.only)}
+        wanted = [c for c in everyone if c.group in options.part and c.name in names]
         bench = Bench(options, penstock, penstock.prepare())
         try:
             bench.throughput(wanted)
             if "latency" in options.part:
-                bench.latency(chosen(slow, options.only))
+                bench.latency([c for c in slow if c.name in names])
         finally:
             notes = [f"{options.records:,} records, 4 partitions; contenders in turns."]
             notes += [f"Left out: {name}: {why}." for name, why in peers.skipped.items()]
