@@ -38,7 +38,7 @@ test-integration: ## Run the tests against the real stack
 	$(BIN)/pytest -m "not faults" tests/integration tests/e2e tests/faults
 
 test-faults: ## Run the longer fault injections (not part of test)
-	$(BIN)/pytest -rP -m faults tests/integration tests/e2e tests/faults
+	$(BIN)/pytest -m faults tests/integration tests/e2e tests/faults
 
 test-demo: ## Run the demo, and check outside of it what it says
 	$(BIN)/pytest tests/demo

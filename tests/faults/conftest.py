@@ -13,6 +13,7 @@ import pytest
 from harness.background import Background, background_calls
 from harness.bare_router import ServicePlaces
 from harness.broker import Cluster
+from harness.fault_window import VERDICTS
 from harness.fault_world import FaultWorld
 
 MakeWorld = Callable[..., FaultWorld]
@@ -70,3 +71,11 @@ def in_background() -> Iterator[Background]:
     """Return a function that runs a call in a thread."""
     with background_calls() as start:
         yield start
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was judged, whether it passed or not."""
+    if VERDICTS:
+        terminalreporter.section("faults")
+        for verdict in VERDICTS:
+            terminalreporter.line(verdict)

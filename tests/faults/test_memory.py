@@ -14,7 +14,7 @@ import pytest
 from confluent_kafka import Producer
 from harness.background import Background
 from harness.broker import Cluster
-from harness.fault_window import FULL
+from harness.fault_window import FULL, VERDICTS
 from harness.fault_world import FaultWorld
 from harness.producer_app import avro_encoder, register_schema
 from penstock_schemas.schema_files import schema_text
@@ -105,7 +105,7 @@ def test_memory_does_not_grow_with_events(
     took_s = time.monotonic() - began
     events, rss = np.array([s for s in samples if s[0] >= WARM_UP], np.float64).T
     slope = float(np.polyfit(events / MILLION, rss / 2**20, 1)[0])
-    print(  # noqa: T201 - shown with -rP
+    VERDICTS.append(
         f"RSS {rss.min() / 2**20:.0f} to {rss.max() / 2**20:.0f} MiB over {EVENTS} events, "
         f"{slope:+.2f} MiB per million after the first, {EVENTS / took_s:,.0f} events/s"
     )

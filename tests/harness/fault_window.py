@@ -23,6 +23,8 @@ TRANSACTION_S: Final = 10.0
 PROGRESS_S: Final = TRANSACTION_S + SESSION_S + 30.0
 """Time from the end of a fault to progress of every partition, seconds."""
 DRAIN_S: Final = 120.0
+VERDICTS: Final[list[str]] = []
+"""What was judged in this run of pytest, with its seeds: printed at the end."""
 FULL: Final = os.environ.get("FULL") == "1"
 
 
@@ -98,11 +100,13 @@ class FaultWindow:
         counts = counters("inference", topic, {}, figures(world.run_dir)) if counted else []
         report = self.run.report(self.published, counts, live=self._live.seen, faults=self.faults)
         violations = sum(finding.count for finding in report.findings)
-        self.note(
+        verdict = (
             f"seed {self.seed}: {report.events} events, {len(self.faults)} faults, "
             f"{violations} violations, {len(report.held)} invariants hold, "
             f"aborted {report.aborted}, drained at {drained_s:.1f} s"
         )
+        self.note(verdict)
+        VERDICTS.append(f"{self.name}, {verdict}")
         assert report.ok, str(report)
         assert report.drained, str(report)
         assert report.events == self.published.events
