@@ -13,6 +13,12 @@ from penstock_streaming.handler import HandledBatch, MessageBatch
 ABORTABLE = KafkaError(KafkaError._INCONSISTENT, "delivery failed", False, False, True)
 
 
+@pytest.fixture(autouse=True)
+def _started_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every loop count as started at once."""
+    monkeypatch.setattr("penstock_streaming.processor.STARTING_S", -1.0)
+
+
 def bad_is_dead(batch: MessageBatch) -> HandledBatch:
     dead = [row for row, value in enumerate(batch.values) if value and value.startswith(b"bad")]
     return copied(batch, [(row, DecodeError("bad")) for row in dead])
@@ -52,6 +58,16 @@ def test_a_closed_partition_is_told(rig: Rig, caplog: pytest.LogCaptureFixture) 
     [line] = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
     for fact in ("partition 1", "offset 50", "class decode", "51 dead letters", "raise limits."):
         assert fact in line
+
+
+def test_a_partition_that_closes_while_the_service_starts_does_not_keep_it_from_starting(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock_streaming.processor.STARTING_S", 60.0)
+    rig.feed(*[b"bad"] * 60, partition=1)
+    rig.turn(4)
+    assert rig.consumer.paused == {1}
+    assert rig.processor.ready
 
 
 def test_no_more_than_what_was_committed_before_the_storm_reaches_the_dead_letters(

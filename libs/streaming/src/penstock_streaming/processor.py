@@ -32,6 +32,8 @@ from penstock_streaming.transactional_producer import TransactionalProducer
 
 logger = logging.getLogger(__name__)
 
+STARTING_S = 10.0
+"""Time after the first readiness in which closed partitions do not count against it, seconds."""
 _HEAD_WAIT_S = 0.02
 
 
@@ -99,6 +101,7 @@ class Processor:
         self._house = Housekeeping(parts, self._recovery, identity, retune)
         self._stop = threading.Event()
         self._beat = time.monotonic()
+        self._up_at: float | None = None
 
     @property
     def heartbeat_age_s(self) -> float:
@@ -109,7 +112,14 @@ class Processor:
     def ready(self) -> bool:
         """Tell whether the assignment is known and neither outage nor breaker holds it up."""
         is_up = self._consumer.has_joined and not self._recovery.is_needed
-        return is_up and not self._consumer.gates.barred and not self._stop.is_set()
+        if not is_up or self._stop.is_set():
+            return False
+        if self._up_at is None:
+            self._up_at = time.monotonic()
+        # A partition that closes at once must not look like a service that cannot start: whoever
+        # starts it would only start it again.
+        has_started = time.monotonic() - self._up_at > STARTING_S
+        return not (self._consumer.gates.barred and has_started)
 
     @property
     def assigned(self) -> frozenset[int]:
