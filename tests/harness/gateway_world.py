@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -103,6 +104,7 @@ def gateway_world(triton_grpc: str, models_dir: Path, timeout_s: float) -> Itera
     with ExitStack() as stack:
         direct = triton.InferenceServerClient(triton_grpc)
         stack.callback(direct.close)
+        stack.callback(shutil.rmtree, models_dir / name, ignore_errors=True)
         stack.callback(unload, triton_grpc, name)
         proxy = stack.enter_context(OutageProxy(triton_grpc))
         server = TritonServer(TritonSettings(grpc_url=proxy.address))
