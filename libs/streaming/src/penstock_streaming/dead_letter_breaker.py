@@ -122,21 +122,20 @@ class DeadLetterBreaker:
         -------
         What trips the breaker, at the first row that does: the transaction must be rolled back.
         """
-        dead = np.sort(np.asarray(dead_rows, np.int64))
-        found: Trip | None = None
-        for partition in np.unique(partitions).tolist():
+        counts = np.bincount(partitions)
+        trips = []
+        for partition in np.flatnonzero(counts).tolist():
             history = self._opened(partition)
-            rows = np.flatnonzero(partitions == partition)
-            for row in dead[partitions[dead] == partition].tolist() if len(dead) else ():
-                history.die(history.seen + int(np.searchsorted(rows, row)))
-                trip = self._judge(partition, row, history)
-                if trip is not None:
-                    found = trip if found is None or row < found.row else found
-                    break
-            history.seen += len(rows)
-        if found is not None:
-            self.tripped[found.partition] = found
-        return found
+            if dead_rows:
+                rows = np.flatnonzero(partitions == partition)
+                trip = self._bury(partition, history, rows, dead_rows)
+                trips += [trip] if trip is not None else []
+            history.seen += int(counts[partition])
+        if not trips:
+            return None
+        first = min(trips, key=lambda trip: trip.row)
+        self.tripped[first.partition] = first
+        return first
 
     def commit(self) -> None:
         """Learn that what was added is in the log."""
@@ -169,6 +168,22 @@ class DeadLetterBreaker:
         for partition in raised:
             del self.tripped[partition]
         return raised
+
+    def _bury(
+        self,
+        partition: int,
+        history: _History,
+        rows: npt.NDArray[np.intp],
+        dead_rows: Sequence[int],
+    ) -> Trip | None:
+        """Count the dead letters among a partition's rows, up to the first too many."""
+        dead = np.intersect1d(rows, dead_rows)
+        for row, place in zip(dead.tolist(), np.searchsorted(rows, dead).tolist(), strict=True):
+            history.die(history.seen + place)
+            trip = self._judge(partition, row, history)
+            if trip is not None:
+                return trip
+        return None
 
     def _opened(self, partition: int) -> _History:
         """Return a partition's history, after keeping what of it is committed."""
