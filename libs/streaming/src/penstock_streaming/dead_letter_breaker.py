@@ -123,12 +123,14 @@ class DeadLetterBreaker:
         What trips the breaker, at the first row that does: the transaction must be rolled back.
         """
         counts = np.bincount(partitions)
+        dead = np.sort(np.asarray(dead_rows, np.int64))
+        dying = set(partitions[dead].tolist())
         trips = []
         for partition in np.flatnonzero(counts).tolist():
             history = self._opened(partition)
-            if dead_rows:
+            if partition in dying:
                 rows = np.flatnonzero(partitions == partition)
-                trip = self._bury(partition, history, rows, dead_rows)
+                trip = self._bury(partition, history, rows, dead[partitions[dead] == partition])
                 trips += [trip] if trip is not None else []
             history.seen += int(counts[partition])
         if not trips:
@@ -174,10 +176,9 @@ class DeadLetterBreaker:
         partition: int,
         history: _History,
         rows: npt.NDArray[np.intp],
-        dead_rows: Sequence[int],
+        dead: npt.NDArray[np.int64],
     ) -> Trip | None:
         """Count the dead letters among a partition's rows, up to the first too many."""
-        dead = np.intersect1d(rows, dead_rows)
         for row, place in zip(dead.tolist(), np.searchsorted(rows, dead).tolist(), strict=True):
             history.die(history.seen + place)
             trip = self._judge(partition, row, history)
