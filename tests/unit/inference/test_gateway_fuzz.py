@@ -156,6 +156,7 @@ def check(document: dict[str, Any], route: str, answer: Answer) -> None:
         Draft202012Validator(schema).validate(answer.json())
 
 
+@pytest.mark.timeout(3_600 if os.environ.get("FULL") else 120)
 def test_spoilt_requests_end_well(
     app: FastAPI, document: dict[str, Any], rng: np.random.Generator
 ) -> None:

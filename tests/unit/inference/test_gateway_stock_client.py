@@ -16,14 +16,20 @@ from harness.inference_fakes import WIDTH
 from tritonclient.utils import InferenceServerException
 
 
-@pytest.fixture
-def link() -> FakeLink:
+@pytest.fixture(scope="module")
+def shared_link() -> FakeLink:
     return FakeLink()
 
 
 @pytest.fixture
-def caller(link: FakeLink) -> Iterator[Caller]:
-    with serving(gateway(link, Published(), max_in_flight=64)) as made:
+def link(shared_link: FakeLink) -> Iterator[FakeLink]:
+    yield shared_link
+    shared_link.is_away = False
+
+
+@pytest.fixture(scope="module")
+def caller(shared_link: FakeLink) -> Iterator[Caller]:
+    with serving(gateway(shared_link, Published(), max_in_flight=64)) as made:
         yield made
 
 
