@@ -22,8 +22,8 @@ from penstock_schemas.schema_files import schema_text
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
 MILLION = 1_000_000
-EVENTS = (5 if not FULL else 20) * MILLION
-WARM_UP = MILLION
+EVENTS = (7 if not FULL else 20) * MILLION
+WARM_UP = 2 * MILLION
 SLOPE_MIB = 1.0
 """Growth allowed per million events after the warm-up."""
 CHUNK = 5_000
@@ -103,11 +103,25 @@ def test_memory_does_not_grow_with_events(
     finally:
         feed.stop.set()
     took_s = time.monotonic() - began
-    events, rss = np.array([s for s in samples if s[0] >= WARM_UP], np.float64).T
-    slope = float(np.polyfit(events / MILLION, rss / 2**20, 1)[0])
+    floor = floors(samples)
+    slope = float(np.polyfit(list(floor), list(floor.values()), 1)[0])
+    curve = ", ".join(f"{mib:.0f}" for mib in floor.values())
     VERDICTS.append(
-        f"RSS {rss.min() / 2**20:.0f} to {rss.max() / 2**20:.0f} MiB over {EVENTS} events, "
-        f"{slope:+.2f} MiB per million after the first, {EVENTS / took_s:,.0f} events/s"
+        f"RSS over {EVENTS} events: {slope:+.2f} MiB per million after the warm-up, "
+        f"least per half million {curve} MiB; {EVENTS / took_s:,.0f} events/s"
     )
     assert router.stop() == 0
     assert slope <= SLOPE_MIB
+
+
+def floors(samples: list[tuple[int, int]]) -> dict[float, float]:
+    """Return the least memory, MiB, in each half million events after the warm-up.
+
+    What lies in queues comes and goes within a transaction; what is never given back does not.
+    """
+    found: dict[float, float] = {}
+    for events, rss in samples:
+        if events >= WARM_UP:
+            bucket = events // (MILLION // 2) / 2
+            found[bucket] = min(found.get(bucket, np.inf), rss / 2**20)
+    return found
