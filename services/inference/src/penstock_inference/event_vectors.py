@@ -77,7 +77,8 @@ class EventVectors:
         for _, violation in part.violations:
             raise violation
         event = self._config.event
-        key = str(texts(columns.column(event.key))[0].as_py())
+        found = texts(columns.column(event.key))[0].as_py()
+        key = "" if found is None else str(found)  # no entity: a history of none
         matrix = self._vectorizer.complete(
             part.matrix,
             self._aggregates(key, columns),
