@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -63,19 +64,20 @@ class Stack:
 
     @classmethod
     def start(cls, data_dir: Path, port_offset: int, pipelines: tuple[Path, ...] = ()) -> Stack:
-        """Start a stack, or resume one whose supervisor is gone, and wait until it is ready."""
+        """Start a stack, or resume one whose supervisor is gone, and wait until it is ready.
+
+        One that does not become ready is stopped: its parts are processes of their own.
+        """
         named = [part for folder in pipelines for part in ("--pipeline", str(folder))]
-        penstock(
-            "up",
-            "--detach",
-            "--data-dir",
-            str(data_dir),
-            "--port-offset",
-            str(port_offset),
-            *named,
-            timeout_s=UP_TIMEOUT_S,
-        )
-        return cls(data_dir)
+        place = ("--data-dir", str(data_dir), "--port-offset", str(port_offset))
+        started = cls(data_dir)
+        try:
+            penstock("up", "--detach", *place, *named, timeout_s=UP_TIMEOUT_S)
+        except BaseException:  # a test's time-out is none of the errors
+            with suppress(CommandFailed):
+                started.stop()
+            raise
+        return started
 
     def stop(self) -> None:
         """Stop everything."""
