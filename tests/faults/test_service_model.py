@@ -1,0 +1,96 @@
+"""Triton killed, its stub killed, and new versions that are no good: the log stays right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from harness.background import Background
+from harness.bad_models import Rollout
+from harness.bare_router import BareRouter, ServicePlaces, counted
+from harness.fault_window import FaultWindow
+from harness.fault_world import FaultWorld
+from harness.faults import kill
+from harness.own_triton import STUB, OwnTriton
+from harness.waiting import eventually
+
+MakeWorld = Callable[..., FaultWorld]
+pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(400)]
+
+PACE = 500.0
+BACK_S = 60.0
+SHARE = 40
+
+
+@pytest.fixture(scope="module")
+def own_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnTriton]:
+    server = OwnTriton(tmp_path_factory.mktemp("triton"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def world(
+    own_triton: OwnTriton, fault_places: ServicePlaces, tmp_path: Path
+) -> Iterator[FaultWorld]:
+    places = replace(fault_places, triton_grpc=own_triton.grpc, models_dir=own_triton.models_dir)
+    with ExitStack() as closing:
+        made = FaultWorld(places, tmp_path)
+        closing.callback(made.close)
+        yield made
+
+
+def go_on(window: FaultWindow, router: BareRouter) -> None:
+    at = window.run.done("inference")
+    eventually(lambda: window.run.done("inference") > at, BACK_S, "it goes on")
+    assert router.process.poll() is None, "the router has died of it"
+
+
+@pytest.mark.parametrize("victim", ["tritonserver", STUB])
+def test_killed_server_or_stub_comes_back_and_nothing_dies(
+    world: FaultWorld, own_triton: OwnTriton, seed: int, in_background: Background, victim: str
+) -> None:
+    rounds = 2
+    world.start_ingest()
+    with FaultWindow(world, f"F9 {victim}", seed) as window:
+        router = world.started_router()
+        publishing = window.publishing(in_background, rounds * 20.0, PACE)
+        eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
+        for _ in range(rounds):
+            kill(own_triton.pids(victim))
+            window.ended(f"kill -9 of {victim}")
+            began = window.age_s
+            go_on(window, router)
+            window.note(f"goes on after {window.age_s - began:.1f} s")
+        publishing.join()
+        report = window.judge()
+        assert window.run.count("features_dlq") == 0
+        assert report.predictions == window.published.good
+        assert router.stop() == 0
+
+
+@pytest.mark.parametrize("kind", ["not a number"])
+def test_bad_canary_costs_no_event_its_prediction(
+    world: FaultWorld, seed: int, in_background: Background, kind: str
+) -> None:
+    world.start_ingest()
+    rollout = Rollout(world)
+    with FaultWindow(world, f"F25 canary {kind}", seed) as window:
+        router = world.started_router()
+        publishing = window.publishing(in_background, 15.0, PACE)
+        eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
+        rollout.canary(rollout.publish(kind), SHARE)
+        publishing.join()
+        window.ended(f"canary: {kind}")
+        window.judge()
+        versions = {p["model_version"] for p in window.run.decoded("predictions")}
+        fallbacks = counted(world.run_dir, "penstock_inference_canary_fallbacks_total")
+        out = counted(world.run_dir, "penstock_inference_canary_out")
+        window.note(f"versions {versions}, {fallbacks:.0f} rows fell back, out {out:.0f}")
+        assert versions == {"1"}
+        assert fallbacks or out, "the canary was never tried: this proves nothing"
+        assert router.stop() == 0
+    rollout.close()
