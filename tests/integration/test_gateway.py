@@ -183,8 +183,6 @@ def test_asyncio_client_shares_calls_with_others(
     [
         ("/v2/models/..%2f..%2fetc/infer", 404),
         ("/v2/models/fraud%00/infer", 404),
-        ("/v2/models/fraud/versions/-1/infer", 404),
-        ("/v2/models/fraud/versions/latest/infer", 404),
         ("/v2/repository/models/fraud/load", 404),
         ("/v2/models/fraud/infer", 400),
         ("/predict/fraud", 400),
@@ -195,6 +193,15 @@ def test_odd_requests_are_answered_in_the_protocols_words(
 ) -> None:
     answer = caller.post(path, b"{}", "Content-Type: application/json")
     assert answer.status == status
+    well_said(answer)
+
+
+@pytest.mark.parametrize("version", ["-1", "01", "latest"])
+def test_unknown_version_is_404(caller: Caller, width: int, version: str) -> None:
+    row = {"name": "features", "datatype": "FP32", "shape": [1, width], "data": [0.0] * width}
+    body = json.dumps({"inputs": [row]}).encode()
+    answer = caller.post(f"/v2/models/fraud/versions/{version}/infer", body)
+    assert answer.status == 404
     well_said(answer)
 
 
