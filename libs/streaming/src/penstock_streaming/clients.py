@@ -36,6 +36,9 @@ class ConsumerClient(Protocol):
     def incremental_assign(self, partitions: list[TopicPartition]) -> None:
         """Start to fetch partitions."""
 
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        """Fetch partitions no longer."""
+
     def pause(self, partitions: list[TopicPartition]) -> None:
         """Return no more messages of partitions."""
 

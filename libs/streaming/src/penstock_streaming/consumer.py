@@ -12,7 +12,6 @@ from time import perf_counter
 from typing import Any, Literal
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     KafkaError,
     KafkaException,
     Message,
@@ -176,15 +175,16 @@ class InputConsumer:
             if error is None:
                 continue
             if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - its public name
-                raise self.places.gap(message.partition() or 0, message.offset() or 0)
+                offset = message.offset()
+                if offset is None or offset < 0:
+                    continue  # nothing is committed: `places.begin` sees to it
+                raise self.places.gap(message.partition() or 0, offset)
             if verdict(error) not in (Verdict.RETRY, Verdict.MEMBERSHIP) or error.fatal():
                 raise translated(error, f"reading {self.topic}")
             logger.warning("reading %s: %s", self.topic, error.name())
         return [m for m in messages if m.error() is None]
 
     def _on_assign(self, client: ConsumerClient, partitions: list[TopicPartition]) -> None:
-        for place in partitions:
-            place.offset = OFFSET_BEGINNING  # until the loop asks `places` to take them up
         client.incremental_assign(partitions)
         if partitions:
             client.pause(partitions)

@@ -47,26 +47,46 @@ class Places:
         self._topic = topic
         self._lag = lag
 
-    def take(self, partitions: Iterable[int], deadline: Deadline) -> None:
-        """Go to the committed offsets, or to the start where nothing is committed.
+    def begin(self, partitions: Iterable[int], deadline: Deadline) -> None:
+        """Have new partitions that are held read from their start where nothing is committed.
+
+        The client goes to committed offsets by itself. It is not asked to seek there: the late
+        answer to a question for the start of the log would take it back.
 
         Raises
         ------
         BrokerUnavailable
             If the offsets cannot be had now; call again.
         """
-        wanted = [TopicPartition(self._topic, p) for p in partitions]
         try:
-            for found in self._client.committed(wanted, max(0.1, deadline.remaining_s)):
-                if found.error is not None:
-                    raise KafkaException(found.error)
-                if found.offset >= 0:
-                    self._lag.on_committed({found.partition: found.offset})
-                end = found.offset if found.offset >= 0 else OFFSET_BEGINNING
-                self._client.seek(TopicPartition(self._topic, found.partition, end))
+            committed = self._committed(partitions, deadline)
+            fresh = [
+                TopicPartition(self._topic, p, OFFSET_BEGINNING)
+                for p, end in committed.items()
+                if end < 0
+            ]
+            if fresh:
+                self._client.incremental_unassign(fresh)
+                self._client.incremental_assign(fresh)
+                self._client.pause(fresh)
         except KafkaException as exc:
-            text = f"taking up {self._topic}: {error_of(exc).name()}"
-            raise BrokerUnavailable(text, retry_after_s=0.2) from exc
+            raise self._unknown(exc) from exc
+        self._lag.on_committed({p: end for p, end in committed.items() if end >= 0})
+
+    def rewind(self, partitions: Iterable[int], deadline: Deadline) -> None:
+        """Go back to the committed offsets, or to the start where nothing is committed.
+
+        Raises
+        ------
+        BrokerUnavailable
+            If the offsets cannot be had now; call again.
+        """
+        try:
+            for partition, end in self._committed(partitions, deadline).items():
+                place = end if end >= 0 else OFFSET_BEGINNING
+                self._client.seek(TopicPartition(self._topic, partition, place))
+        except KafkaException as exc:
+            raise self._unknown(exc) from exc
 
     def reached(self, partitions: Iterable[int]) -> dict[int, int]:
         """Return the offset after what was returned last, control records stepped over."""
@@ -97,6 +117,19 @@ class Places:
             return DataGap(self._topic, {partition: (first, low)}, f"the log starts at {low}")
         reason = f"the log ends at {high}: it was cut off, or the topic made again"
         return DataGap(self._topic, {partition: (first, None)}, reason)
+
+    def _committed(self, partitions: Iterable[int], deadline: Deadline) -> dict[int, int]:
+        """Return the committed offsets, below 0 where there is none."""
+        wanted = [TopicPartition(self._topic, p) for p in partitions]
+        found = self._client.committed(wanted, max(0.1, deadline.remaining_s))
+        for place in found:
+            if place.error is not None:
+                raise KafkaException(place.error)
+        return {place.partition: place.offset for place in found}
+
+    def _unknown(self, exc: KafkaException) -> BrokerUnavailable:
+        text = f"the group's offsets of {self._topic}: {error_of(exc).name()}"
+        return BrokerUnavailable(text, retry_after_s=0.2)
 
 
 class TopicIdentity:

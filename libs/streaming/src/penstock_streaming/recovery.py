@@ -46,31 +46,31 @@ class PendingSteps:
         A new producer must be made.
     rewind
         Partitions whose handler state and consumer position must go back to what is committed.
-    take
-        Newly assigned partitions that are to be read from what is committed.
+    begin
+        Newly assigned partitions that may have nothing committed yet.
     restore
         Newly assigned partitions whose state the handler has yet to restore.
     """
 
     producer: bool = True
     rewind: set[int] = field(default_factory=set)
-    take: set[int] = field(default_factory=set)
+    begin: set[int] = field(default_factory=set)
     restore: set[int] = field(default_factory=set)
 
     def assigned(self, partitions: Iterable[int]) -> None:
         """Note new partitions."""
-        self.take.update(partitions)
+        self.begin.update(partitions)
         self.restore.update(partitions)
 
     def forget(self, partitions: set[int]) -> None:
         """Drop partitions that are no longer ours."""
-        for wanted in (self.rewind, self.take, self.restore):
+        for wanted in (self.rewind, self.begin, self.restore):
             wanted -= partitions
 
     @property
     def is_pending(self) -> bool:
         """Tell whether a step is left."""
-        return self.producer or bool(self.rewind or self.take or self.restore)
+        return self.producer or bool(self.rewind or self.begin or self.restore)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +132,11 @@ class Recovery:
             if steps.rewind:
                 partitions = sorted(steps.rewind)
                 parts.handler.rolled_back(partitions, loop.restore_timeout_s)
-                parts.consumer.places.take(partitions, Deadline(loop.commit_timeout_s))
+                parts.consumer.places.rewind(partitions, Deadline(loop.commit_timeout_s))
                 steps.rewind.clear()
-            if steps.take:
-                parts.consumer.places.take(sorted(steps.take), Deadline(loop.commit_timeout_s))
-                steps.take.clear()
+            if steps.begin:
+                parts.consumer.places.begin(sorted(steps.begin), Deadline(loop.commit_timeout_s))
+                steps.begin.clear()
             if steps.restore:
                 parts.handler.assigned(sorted(steps.restore), loop.restore_timeout_s)
                 self._restored |= steps.restore

@@ -79,6 +79,11 @@ class FakeConsumer:
         for tp in partitions:
             self.next[tp.partition] = self._broker.offsets.get((tp.topic, tp.partition), 0)
 
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        """Return no more of them."""
+        for tp in partitions:
+            self.next.pop(tp.partition, None)
+
     def pause(self, partitions: list[TopicPartition]) -> None:
         """Hold partitions back."""
         self.paused.update(tp.partition for tp in partitions)
