@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 import time
@@ -12,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 import tritonclient.grpc as grpcclient
@@ -27,14 +26,14 @@ from penstock_streaming import admin
 from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.routing_topic import RoutingTopic
 from penstock_streaming.settings import KafkaSettings
-from penstock_telemetry.metrics import multiprocess_exposition
 from pipeline_folder import write_folder
 from processes import Pids, pids_of, process
-from prometheus_client.parser import text_string_to_metric_families
+from run_folder import await_ready, batch_fill, replicas
 
 SERVED_AS: Final = "bench__1"
 LONE_ROUTER: Final = Path(__file__).parent / "lone_router.py"
 LOAD_S: Final = 60.0
+Launch = tuple[list[str], dict[str, str]]
 SUBJECTS: Final = {"vectors": workloads.VECTOR_SCHEMA, "events": workloads.EVENT_SCHEMA}
 
 
@@ -170,43 +169,47 @@ class Penstock:
         self._make_topics(folder, place)
         run_dir = self._data_dir / "run" / place.tag
         (run_dir / METRICS).mkdir(parents=True)
+        argv, environment = self._inference(variant, folder, run_dir)
+        log = self._data_dir / f"{place.tag}.log"
+        asked: list[Pids] = [self.triton_pids]
+        if variant.serve:
+            asked.append(lambda: replicas(run_dir))
         with ExitStack() as stack:
-            asked: list[Pids] = [self.triton_pids]
-            if variant.serve:
-                asked.append(lambda: _replicas(run_dir))
-            for argv, environment in self._processes(variant, folder, run_dir):
-                log = self._data_dir / f"{place.tag}-{len(asked)}.log"
-                process_ = stack.enter_context(process(argv, environment, log))
-                asked.append(pids_of(process_, log))
-            yield Running(lambda: [p for pids in asked for p in pids()], lambda: _fill(run_dir))
+            inference = stack.enter_context(process(argv, environment, log))
+            asked.append(pids_of(inference, log))
+            if variant.ingest:
+                # Else ingest would be far ahead, and inference be measured on its backlog.
+                await_ready(run_dir, asked[-1])
+                argv, environment = self._ingest(variant, folder, run_dir / "ingest")
+                log = self._data_dir / f"{place.tag}-ingest.log"
+                ingest = stack.enter_context(process(argv, environment, log))
+                asked.append(pids_of(ingest, log))
+            yield Running(
+                lambda: [p for pids in asked for p in pids()], lambda: batch_fill(run_dir)
+            )
 
-    def _processes(
-        self, variant: Variant, folder: Path, run_dir: Path
-    ) -> Iterator[tuple[list[str], dict[str, str]]]:
-        python = sys.executable
-        if variant.ingest:
-            ours = self._common("PENSTOCK_INGEST_", variant, folder, run_dir / "ingest")
-            yield [python, "-m", "penstock_ingest"], ours | {"PENSTOCK_INGEST_METRICS_PORT": "0"}
+    def _ingest(self, variant: Variant, folder: Path, run_dir: Path) -> Launch:
+        ours = self._common("PENSTOCK_INGEST_", variant, folder, run_dir)
+        ours["PENSTOCK_INGEST_METRICS_PORT"] = "0"
+        return [sys.executable, "-m", "penstock_ingest"], ours
+
+    def _inference(self, variant: Variant, folder: Path, run_dir: Path) -> Launch:
         prefix = "PENSTOCK_INFERENCE_"
         ours = self._common(prefix, variant, folder, run_dir)
         ours[f"{prefix}TRITON__GRPC_URL"] = self._endpoints.address("TRITON_GRPC")
         if not variant.serve:
             ours |= {"BENCH_WITHOUT": variant.without, "OMP_NUM_THREADS": "1"}
             ours["PROMETHEUS_MULTIPROC_DIR"] = str(run_dir / METRICS)
-            yield [python, str(LONE_ROUTER)], ours
-            return
-        yield (
-            [python, "-m", "penstock_inference"],
-            {
-                **ours,
-                "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN_PATH": str(self._stack_dir / "ray-token"),
-                "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-                f"{prefix}METRICS_PORT": str(self._endpoints.port("INFERENCE")),
-                f"{prefix}GATEWAY_PORT": str(self._endpoints.port("GATEWAY")),
-                f"{prefix}RAY_ADDRESS": self._endpoints.address("RAY_GCS"),
-            },
-        )
+            return [sys.executable, str(LONE_ROUTER)], ours
+        ours |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self._stack_dir / "ray-token"),
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            f"{prefix}METRICS_PORT": str(self._endpoints.port("INFERENCE")),
+            f"{prefix}GATEWAY_PORT": str(self._endpoints.port("GATEWAY")),
+            f"{prefix}RAY_ADDRESS": self._endpoints.address("RAY_GCS"),
+        }
+        return [sys.executable, "-m", "penstock_inference"], ours
 
     def _common(self, prefix: str, variant: Variant, folder: Path, run_dir: Path) -> dict[str, str]:
         return {
@@ -228,19 +231,3 @@ class Penstock:
         routing = RoutingTopic(self._kafka, self._registry, names.models, place.tag)
         now = time.time_ns() // 1_000_000
         routing.write(lambda _: RoutingState(place.tag, 1, now, "bench", (version,)), timeout_s=30)
-
-
-def _replicas(run_dir: Path) -> list[int]:
-    return [int(f.stem) for f in (run_dir / "inference-replicas").glob("*.json")]
-
-
-def _fill(run_dir: Path) -> float:
-    """Return the mean fill of the batches that went to the model."""
-    sums: dict[str, Any] = {}
-    text = multiprocess_exposition(run_dir / METRICS).decode()
-    for family in text_string_to_metric_families(text):
-        if family.name == "penstock_batch_fill_ratio":
-            for sample in family.samples:
-                sums[sample.name] = sums.get(sample.name, 0.0) + sample.value
-    batches = sums.get("penstock_batch_fill_ratio_count", 0)
-    return sums["penstock_batch_fill_ratio_sum"] / batches if batches else math.nan

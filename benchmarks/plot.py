@@ -61,6 +61,8 @@ def _throughput(axis: Any, rows: Sequence[Contender], results: Mapping[str, Runs
 
 
 def _latency(axis: Any, latencies: Mapping[str, Sequence[Latency]]) -> None:
+    from matplotlib.ticker import NullFormatter
+
     bars = [
         (f"{name}, {rate:,}/s", [r for r in runs if r.rate == rate])
         for name, runs in latencies.items()
@@ -72,6 +74,9 @@ def _latency(axis: Any, latencies: Mapping[str, Sequence[Latency]]) -> None:
         label = field.removesuffix("_ms").replace("p999", "p99.9")
         axis.barh([name for name, _ in bars], values, color=shade, label=label)
     axis.set_xscale("log")
+    axis.set_xlim(left=1)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("event creation to committed read, ms")
     axis.set_title("Latency")
     axis.legend()

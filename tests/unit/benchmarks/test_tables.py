@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import plot
 import pytest
 import tables
 from contenders import BARE, OURS, Contender, chosen
@@ -45,6 +46,17 @@ def test_the_report_holds_every_row_that_ran_and_no_other() -> None:
     assert "| quix |" not in text
     assert "there is no uv" in text
     assert "| 2,000 | 2,000 | 4.0 | 9.0 | 12.0 | 0.30 | 1 | 0 |" in text
+
+
+def test_the_picture_is_drawn_with_either_half_missing(tmp_path: Path) -> None:
+    everyone = [row(BARE), row(OURS, is_ours=True)]
+    results = {BARE: {0: run(100), 1: run(120)}, OURS: {0: run(420)}}
+    slow = {OURS: [Latency(2_000, 10, 9, 0, 2_000, 4.0, 9.0, 12.0, 0.3)]}
+    for number, (first, second) in enumerate([(results, slow), ({}, slow), (results, {})]):
+        plot.draw(path := tmp_path / f"{number}.png", everyone, first, second)
+        assert path.stat().st_size > 5_000
+    plot.draw(tmp_path / "none.png", everyone, {}, {})
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_rows_are_appended_under_one_header(tmp_path: Path) -> None:
