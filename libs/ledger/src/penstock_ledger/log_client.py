@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from confluent_kafka import (
     OFFSET_INVALID,
-    ConsumerGroupTopicPartitions,
+    Consumer,
     IsolationLevel,
     KafkaException,
     TopicPartition,
@@ -43,7 +43,8 @@ class LogClient:
 
     def __init__(self, bootstrap_servers: str, client: Mapping[str, Any] | None = None) -> None:
         own: dict[str, Any] = {"bootstrap.servers": bootstrap_servers, "log_level": 0}
-        self._admin = AdminClient({**(client or {}), **own})
+        self._settings = {**(client or {}), **own}
+        self._admin = AdminClient(self._settings)
 
     def partitions(self, topic: str) -> list[int]:
         """Return the partition numbers of a topic, none if it does not exist."""
@@ -94,13 +95,24 @@ class LogClient:
             Wait for offsets that a transaction in its commit has not published yet.
         """
         asked = [TopicPartition(topic, p) for p in self.partitions(topic)]
-        with _reaching(f"offsets of group {group}"):
-            answer = self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(group, asked)],
-                require_stable=stable,
-                request_timeout=CALL_TIMEOUT_S,
-            )
-            found = answer[group].result(CALL_TIMEOUT_S).topic_partitions
+        # Not by the admin client's list_consumer_group_offsets: librdkafka 2.16 dies of SIGSEGV in
+        # it (rd_kafka_handle_OffsetFetch) when the group's coordinator moves meanwhile.
+        consumer = Consumer(
+            {
+                **self._settings,
+                "group.id": group,  # never joined
+                "enable.auto.commit": False,
+                # What makes this client ask for stable offsets.
+                "isolation.level": "read_committed" if stable else "read_uncommitted",
+            }
+        )
+        try:
+            with _reaching(f"offsets of group {group}"):
+                found = consumer.committed(asked, CALL_TIMEOUT_S) if asked else []
+                for error in filter(None, (p.error for p in found)):
+                    raise KafkaException(error)
+        finally:
+            consumer.close()
         return {p.partition: p.offset for p in found if p.offset != OFFSET_INVALID}
 
     def marks(self, topics: LedgerTopics) -> dict[str, Offsets]:

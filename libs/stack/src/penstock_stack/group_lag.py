@@ -19,7 +19,7 @@ def group_lag(bootstrap_servers: str, group: str, topic: str, timeout_s: float) 
     -------
     None where no broker answers in time or there is no such topic.
     """
-    from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException
+    from confluent_kafka import IsolationLevel, KafkaException
     from confluent_kafka import TopicPartition as Partition
     from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
@@ -39,10 +39,7 @@ def group_lag(bootstrap_servers: str, group: str, topic: str, timeout_s: float) 
             )
             return {p.partition: f.result(timeout_s).offset for p, f in futures.items()}
 
-        wanted = ConsumerGroupTopicPartitions(group, partitions)
-        answer = admin.list_consumer_group_offsets([wanted], request_timeout=timeout_s)
-        committed = answer[group].result(timeout_s).topic_partitions
-        done = {p.partition: p.offset for p in committed if p.offset >= 0}
+        done = _committed({**settings, "group.id": group}, partitions, timeout_s)
         begin: dict[int, int] = {}
         if len(done) < len(partitions):
             begin = offsets(OffsetSpec.earliest())  # type: ignore[no-untyped-call]
@@ -51,3 +48,19 @@ def group_lag(bootstrap_servers: str, group: str, topic: str, timeout_s: float) 
         return None
     behind: list[int] = [end[number] - done.get(number, begin.get(number, 0)) for number in end]
     return sum(max(0, records) for records in behind)
+
+
+def _committed(settings: dict[str, Any], partitions: list[Any], timeout_s: float) -> dict[int, int]:
+    """Return a group's offsets.
+
+    Not by the admin client: librdkafka 2.16 dies of SIGSEGV in its list_consumer_group_offsets when
+    the group's coordinator moves meanwhile.
+    """
+    from confluent_kafka import Consumer
+
+    consumer = Consumer({**settings, "enable.auto.commit": False})
+    try:
+        found = consumer.committed(partitions, timeout_s)
+    finally:
+        consumer.close()
+    return {p.partition: p.offset for p in found if p.error is None and p.offset >= 0}
