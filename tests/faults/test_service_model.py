@@ -1,15 +1,15 @@
-"""Triton killed, its stub killed, and new versions that are no good: the log stays right."""
+"""Triton killed, its stub killed, and canaries that are no good: the log stays right."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from harness.background import Background
-from harness.bad_models import Rollout
+from harness.bad_models import KINDS, Rollout
 from harness.bare_router import BareRouter, ServicePlaces, counted
 from harness.fault_window import FaultWindow
 from harness.fault_world import FaultWorld
@@ -17,7 +17,6 @@ from harness.faults import kill
 from harness.own_triton import STUB, OwnTriton
 from harness.waiting import eventually
 
-MakeWorld = Callable[..., FaultWorld]
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(400)]
 
 PACE = 500.0
@@ -72,7 +71,7 @@ def test_killed_server_or_stub_comes_back_and_nothing_dies(
         assert router.stop() == 0
 
 
-@pytest.mark.parametrize("kind", ["not a number"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_bad_canary_costs_no_event_its_prediction(
     world: FaultWorld, seed: int, in_background: Background, kind: str
 ) -> None:

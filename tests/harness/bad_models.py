@@ -92,12 +92,6 @@ class Rollout:
 
         self._routing.write(make, TIMEOUT_S)
 
-    def back(self) -> None:
-        """Have version 1 be the champion again."""
-        state = self._routing.latest(TIMEOUT_S)
-        assert state is not None
-        self.champion(next(v for v in state.versions if v.version == "1"))
-
     def close(self) -> None:
         """Unload version 2 and remove its files."""
         unserve(self._world.places, served_name(self._world.name, "2"))

@@ -84,7 +84,7 @@ class FaultWindow:
         """Note that a fault is over: from now on there must be progress in time."""
         self.faults.append(Fault(fault, now_ms(), PROGRESS_S))
 
-    def judge(self, *, counted: bool = False) -> Report:
+    def judge(self, *, counted: bool = False, skip: tuple[str, ...] = ()) -> Report:
         """Wait until all is worked off, read the window, and assert that every event is right.
 
         Parameters
@@ -92,13 +92,17 @@ class FaultWindow:
         counted
             Whether the routers' counters must equal the log. They cannot where one was killed
             between a commit and its count, or was not told how a commit ended.
+        skip
+            Invariants that the fault breaks by design.
         """
         self.run.drain(DRAIN_S)
         drained_s = self.age_s
         self._live.__exit__(None, None, None)
         world, topic = self.world, self.world.topics.features
         counts = counters("inference", topic, {}, figures(world.run_dir)) if counted else []
-        report = self.run.report(self.published, counts, live=self._live.seen, faults=self.faults)
+        report = self.run.report(
+            self.published, counts, live=self._live.seen, skip=skip, faults=self.faults
+        )
         violations = sum(finding.count for finding in report.findings)
         verdict = (
             f"seed {self.seed}: {report.events} events, {len(self.faults)} faults, "
