@@ -181,7 +181,7 @@ class LoopSettings(BaseModel):
     killed; without it no record is ever found to be poison."""
     group_protocol: Literal["classic", "consumer"] = "classic"
     """How the group agrees on partitions: classic, or consumer (KIP-848), where the broker decides
-    and session_timeout_s is the broker's to set. The members of a group may differ."""
+    and session_timeout_s is the broker's to set. Change it for all members of a group at once."""
     session_timeout_s: float = Field(default=10.0, ge=6.0)
     """Silence after which the group gives our partitions away, seconds."""
     max_poll_interval_s: PositiveFloat = 300.0
