@@ -137,9 +137,7 @@ class FaultWorld:
         }
         if fail_point:
             extra["PENSTOCK_FAIL_POINT"] = fail_point
-        self.routers.append(
-            BareRouter(self.router_places, self.loaded.folder, self.run_dir, extra)
-        )
+        self.routers.append(BareRouter(self.router_places, self.loaded.folder, self.run_dir, extra))
         return self.routers[-1]
 
     def route_through(self, kafka: str) -> None:
