@@ -43,8 +43,8 @@ test-faults: ## Run the longer fault injections (not part of test)
 test-demo: ## Run the demo, and check outside of it what it says
 	$(BIN)/pytest tests/demo
 
-bench: ## Run the benchmark (see benchmarks/README.md)
-	$(BIN)/python benchmarks/bench_inference.py
+bench: ## Run the benchmark and write its table (about 40 minutes; see benchmarks/README.md)
+	$(BIN)/python benchmarks/bench_inference.py --repeats 3 --readme
 
 bench-loop: ## Run the demo on five seeds with its controls (about 40 minutes)
 	$(BIN)/python benchmarks/bench_loop.py
