@@ -35,7 +35,7 @@ test-unit: ## Run the tests that need nothing but Python
 	$(BIN)/pytest -n 2 tests/unit tests/contract tests/ledger
 
 test-integration: ## Run the tests against the real stack
-	$(BIN)/pytest -m "not faults" tests/integration tests/e2e tests/faults
+	$(BIN)/pytest -m "not faults" --durations 20 tests/integration tests/e2e tests/faults
 
 test-faults: ## Run the longer fault injections (not part of test)
 	$(BIN)/pytest -m faults tests/integration tests/e2e tests/faults

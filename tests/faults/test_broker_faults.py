@@ -141,6 +141,7 @@ def proxy(seed: int) -> Iterator[FrameProxy]:
     made.close()
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(240)
 def test_replies_to_commits_are_lost(
     make_cluster: MakeCluster, make_world: MakeWorld, proxy: FrameProxy, seed: int

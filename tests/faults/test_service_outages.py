@@ -159,6 +159,7 @@ def test_call_longer_than_the_poll_interval_costs_no_rebalance(
         assert router.stop() == 0
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", HOW)
 def test_registry_away_at_the_start_and_for_an_unknown_id(

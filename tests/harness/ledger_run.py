@@ -19,7 +19,7 @@ from penstock_ledger import (
 )
 from penstock_ledger.decoding import RecordDecoder
 from penstock_ledger.log_client import LogClient
-from penstock_ledger.reader import read_pipeline, schema_reader
+from penstock_ledger.reader import SERVICES, read_pipeline, schema_reader
 from penstock_ledger.records import Role, Service
 from penstock_ledger.topic_range import Isolation, TopicRange
 
@@ -68,6 +68,13 @@ class LedgerRun:
         """Wait until both hops have nothing left."""
         eventually(lambda: self.backlog("ingest") == 0, deadline_s, "ingest drained")
         eventually(lambda: self.backlog("inference") == 0, deadline_s, "inference drained")
+        # A killed worker's transaction hides what its successor has committed behind it.
+        for service in SERVICES:
+            eventually(
+                lambda s=service: not self.has_open_transaction(s),
+                deadline_s,
+                f"{service} is still",
+            )
 
     def records(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,29 @@ def test_open_transaction_is_neither_visible_nor_aborted(pipeline: HandMadePipel
     assert report.ok, str(report)
     assert report.predictions == 0
     assert "predictions" not in report.aborted
+
+
+def test_what_is_committed_behind_an_open_transaction_is_not_lost(
+    pipeline: HandMadePipeline,
+) -> None:
+    producer = Producer(
+        {"bootstrap.servers": pipeline.bootstrap, "transactional.id": uuid.uuid4().hex}
+    )
+    producer.init_transactions(CALL_S)
+    producer.begin_transaction()
+    for partition in range(2):
+        producer.produce(pipeline.topics.predictions, b"open", b"k", partition)
+    assert producer.flush(CALL_S) == 0
+    pipeline.produce_events(40)
+    pipeline.run("ingest")
+    pipeline.run("inference")
+    # The read finds it open, and waits for its end.
+    ending = threading.Timer(1.5, producer.abort_transaction, (CALL_S,))
+    ending.start()
+    report = pipeline.report()
+    ending.join(CALL_S)
+    assert report.ok, str(report)
+    assert report.predictions > 0
 
 
 def test_message_becomes_raw_record_with_headers(pipeline: HandMadePipeline) -> None:

@@ -59,7 +59,10 @@ def is_promoted(rig: RetrainRig, request_id: str) -> None:
     assert finished.metrics["canary_auc"] > 0.95 > 0.75 > finished.metrics["champion_auc"]
     assert finished.metrics["canary_rows"] >= 300
     assert finished.metrics["gain_low"] > 0
-    assert shape(rig.state()) == [("2", "champion", 100, "serving"), ("1", "", 0, "retired")]
+    assert shape(rig.state()) == [
+        ("2", "champion", 100, "serving"),
+        ("1", "previous", 0, "retired"),
+    ]
     assert loaded(rig.places, f"{rig.name}__2")
     assert not loaded(rig.places, f"{rig.name}__1")
     client = mlflow.MlflowClient(rig.places.mlflow)

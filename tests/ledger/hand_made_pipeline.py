@@ -183,7 +183,7 @@ class HandMadePipeline:
     @property
     def options(self) -> ReadOptions:
         """Where the log is."""
-        return ReadOptions(self.bootstrap, self.registry_url, timeout_s=60.0)
+        return ReadOptions(self.bootstrap, self.registry_url, timeout_s=60.0, settle_s=3.0)
 
     def report(self, start: dict[str, dict[int, int]] | None = None) -> Report:
         """Read everything and check it."""

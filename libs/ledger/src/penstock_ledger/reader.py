@@ -23,6 +23,7 @@ from penstock_ledger.store import Store
 from penstock_ledger.topic_range import LedgerUnreachable, Offsets, TopicRange
 
 SERVICES: Final[tuple[Service, ...]] = ("inference", "ingest")
+LOOK_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,9 @@ class ReadOptions:
         Asked instead of ``registry_url``, for a registry that wants credentials.
     tolerance
         How far clocks and routers may be apart.
+    settle_s
+        Longest wait for transactions that are open when the read begins, seconds: longer than the
+        services' own time-out, after which the broker ends those of a killed worker.
     """
 
     bootstrap_servers: str
@@ -52,6 +56,7 @@ class ReadOptions:
     client: Mapping[str, Any] = field(default_factory=dict)
     schema_text: SchemaText | None = None
     tolerance: Tolerance = field(default_factory=Tolerance)
+    settle_s: float = 15.0
 
     @property
     def schemas(self) -> SchemaText:
@@ -98,6 +103,7 @@ def read_pipeline(store: Store, options: ReadOptions) -> None:
         where = options.bootstrap_servers
         raise ConfigError(f"no topic {topics.events} on {where}: 'penstock topics apply' makes it")
     before = {service: _committed(client, topics, service, False) for service in SERVICES}
+    _settle(client, topics, min(deadline, time.monotonic() + options.settle_s))
     for role in reversed(ROLES):
         name = topics.name(role)
         high = client.offsets(name, "last", "read_uncommitted")
@@ -116,6 +122,23 @@ def read_pipeline(store: Store, options: ReadOptions) -> None:
         store.add_committed(service, before[service], after)
     # Last, so that no prediction is of a later revision.
     store.add_routing(read_routing(client, topics, options, deadline), options.tolerance)
+
+
+def _settle(client: LogClient, topics: LedgerTopics, deadline: float) -> None:
+    """Wait until all that is in the output topics by now is committed or aborted.
+
+    An open transaction hides what others have committed behind it, as if it were lost.
+    """
+    for role in ROLES:
+        if role == "events":
+            continue
+        name = topics.name(role)
+        ends = client.offsets(name, "last", "read_uncommitted")
+        while time.monotonic() < deadline:
+            stable = client.offsets(name, "last", "read_committed")
+            if all(stable.get(p, 0) >= end for p, end in ends.items()):
+                break
+            time.sleep(LOOK_S)
 
 
 def read_routing(
