@@ -71,13 +71,15 @@ class BatchDecoder:
         self.schema: Final = batch_schema(schema_text)
         self._maps = [i for i, field in enumerate(self.schema) if holds_map(field.type)]
 
-    def decode(self, values: Sequence[bytes]) -> BatchColumns:
+    def decode(self, values: Sequence[bytes], raw: pa.BinaryArray | None = None) -> BatchColumns:
         """Decode what can be decoded; never raises for what the values hold.
 
         Parameters
         ----------
         values
             Framed; the prefix is cut off unseen.
+        raw
+            Not needed here: Rust takes a list.
         """
         payloads = [value[PREFIX_BYTES:] for value in values]
         positions = np.arange(len(payloads), dtype=np.int64)

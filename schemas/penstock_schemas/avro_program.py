@@ -103,22 +103,22 @@ class CompiledDecoder:
         self._layout = Layout(record)
         self.decode([])  # compiles the kernel, or loads it, before there is anything to wait for
 
-    def decode(self, values: Sequence[bytes]) -> BatchColumns:
+    def decode(self, values: Sequence[bytes], raw: pa.BinaryArray | None = None) -> BatchColumns:
         """Decode what can be decoded; never raises for what the values hold.
 
         Parameters
         ----------
         values
             Framed; the prefix is stepped over unseen.
+        raw
+            The same values as one array, without nulls and not a slice, where the caller has one.
         """
-        if sum(map(len, values)) > _LARGEST_BYTES:
-            return self._taken(_Tables(self._layout, 0, 0), np.zeros(len(values), np.uint8))
-        return self.decode_array(pa.array(values, type=pa.binary()))
-
-    def decode_array(self, values: pa.BinaryArray) -> BatchColumns:
-        """Decode values that are an array already, without nulls and not a slice."""
+        if raw is None:
+            if sum(map(len, values)) > _LARGEST_BYTES:
+                return self._taken(_Tables(self._layout, 0, 0), np.zeros(len(values), np.uint8))
+            raw = pa.array(values, type=pa.binary())
         good = np.zeros(len(values), np.uint8)
-        _, ends, data = values.buffers()
+        _, ends, data = raw.buffers()
         size = data.size if data is not None else 0
         if size > _LARGEST_BYTES:
             return self._taken(_Tables(self._layout, 0, 0), good)

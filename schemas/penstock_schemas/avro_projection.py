@@ -42,9 +42,15 @@ class ProjectedDecoder:
         self._sources = sources
         self._schema = schema
 
-    def decode(self, values: Sequence[bytes]) -> BatchColumns:
-        """Decode what can be decoded; never raises for what the values hold."""
-        decoded = self._writer.decode(values)
+    def decode(self, values: Sequence[bytes], raw: pa.BinaryArray | None = None) -> BatchColumns:
+        """Decode what can be decoded; never raises for what the values hold.
+
+        Parameters
+        ----------
+        raw
+            The same values as one array, where the caller has one.
+        """
+        decoded = self._writer.decode(values, raw)
         arrays = [
             self._array(source, field, decoded.columns)
             for source, field in zip(self._sources, self._schema, strict=True)

@@ -7,9 +7,10 @@ otherwise (`avro_batch`). Whatever these do not vouch for goes record by record 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +72,7 @@ class _Work:
         self.raw: pa.BinaryArray | None = None
         self.errors: list[tuple[int, RecordError]] = []
         self.tombstones: list[int] = []
-        self.framed: dict[int, list[int]] = {}
+        self.framed: dict[int, Sequence[int]] = {}
         self.json: list[int] = []
         self.parts: list[tuple[npt.NDArray[np.int64], pa.RecordBatch]] = []
 
@@ -145,8 +146,8 @@ class ColumnarDecoder:
             except SchemaError as exc:
                 for row in rows:
                     work.fail(row, exc)
-                continue
-            self._read_framed(work, writer, rows)
+            else:
+                self._read_framed(work, writer, rows)
         if self._json is not None and work.json:
             self._read_rows(work, work.json, self._json.decode)
         return self._finish(work)
@@ -156,23 +157,25 @@ class ColumnarDecoder:
         values, limit = work.values, self._max_bytes
         work.raw = framed_alike(values, limit)
         if work.raw is not None:
-            work.framed[require_schema_id(values[0] or b"")] = list(range(len(values)))
+            work.framed[require_schema_id(values[0] or b"")] = range(len(values))
             return
+        by_id = defaultdict[int, list[int]](list)
         for row, value in enumerate(values):
             if value is None:
                 work.tombstones.append(row)
-            elif limit is not None and len(value) > limit:
-                error = Oversize(
-                    "the record is too large", expected=f"≤ {limit} bytes", got=str(len(value))
+            elif limit is not None and (size := len(value)) > limit:
+                expected = f"≤ {limit} bytes"
+                work.fail(
+                    row, Oversize("the record is too large", expected=expected, got=str(size))
                 )
-                work.fail(row, error)
             elif self._json is not None and value[:1] == b"{":
                 work.json.append(row)
             else:
                 try:
-                    work.framed.setdefault(require_schema_id(value), []).append(row)
+                    by_id[require_schema_id(value)].append(row)
                 except DecodeError as exc:
                     work.fail(row, exc)
+        work.framed.update(by_id)
 
     def _writer(self, schema_id: int) -> _Writer:
         known = self._writers.get(schema_id)
@@ -181,28 +184,28 @@ class ColumnarDecoder:
             reader = row_reader(text, self._text)
             same = reader.same_layout
             batch = self._batch if same else projected(text, self._text, self._schema)
-            known = _Writer(reader, batch)
             if len(self._writers) >= _MAX_WRITERS:
                 del self._writers[next(iter(self._writers))]
-            self._writers[schema_id] = known
+            known = self._writers[schema_id] = _Writer(reader, batch)
         return known
 
-    def _read_framed(self, work: _Work, writer: _Writer, rows: list[int]) -> None:
+    def _read_framed(self, work: _Work, writer: _Writer, rows: Sequence[int]) -> None:
         few = len(rows) <= SMALL_BATCH_ROWS and isinstance(writer.batch, BatchDecoder)
         if writer.batch is None or few:
             self._read_rows(work, rows, writer.rows.read)
             return
-        index = np.asarray(rows, dtype=np.int64)
-        if work.raw is not None and isinstance(writer.batch, CompiledDecoder):
-            decoded = writer.batch.decode_array(work.raw)
+        if work.raw is not None:  # then all rows have this writer
+            index = np.arange(len(rows), dtype=np.int64)
+            decoded = writer.batch.decode(cast("Sequence[bytes]", work.values), work.raw)
         else:
+            index = np.asarray(rows, dtype=np.int64)
             decoded = writer.batch.decode([work.values[r] or b"" for r in rows])
         work.parts.append((index[decoded.positions], decoded.columns))
         if decoded.doubtful:
             self._read_rows(work, index[decoded.doubtful].tolist(), writer.rows.read)
 
     def _read_rows(
-        self, work: _Work, rows: list[int], read: Callable[[bytes], dict[str, Any]]
+        self, work: _Work, rows: Sequence[int], read: Callable[[bytes], dict[str, Any]]
     ) -> None:
         good: list[int] = []
         records: list[dict[str, Any]] = []
@@ -235,11 +238,8 @@ class ColumnarDecoder:
 
     def _finish(self, work: _Work) -> DecodedBatch:
         parts = [part for part in work.parts if len(part[0])]
-        if not parts:
-            columns, rows = columns_of([], self._schema), np.empty(0, dtype=np.int64)
-        elif len(parts) == 1:
-            rows, columns = parts[0]
-        else:
+        rows, columns = parts[0] if parts else (np.empty(0, np.int64), columns_of([], self._schema))
+        if len(parts) > 1:
             rows = np.concatenate([p[0] for p in parts])
             columns = pa.concat_batches([p[1] for p in parts])
             if np.any(np.diff(rows) < 0):

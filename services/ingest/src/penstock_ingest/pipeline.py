@@ -173,10 +173,8 @@ class IngestPipeline:
         The latter must be known before an event is counted into the aggregates.
         """
         event, none = self._config.event, -1
-        sent = np.array(
-            [none if (key := batch.keys[row]) is None else len(key) for row in rows.tolist()],
-            dtype=np.int64,
-        )
+        lengths = pc.binary_length(pa.array(batch.keys, type=pa.binary())).cast(pa.int64())
+        sent = lengths.fill_null(none).to_numpy()[rows]
         result: list[tuple[int, RecordError]] = []
         if event.key_required:
             result.extend(
@@ -230,7 +228,9 @@ class IngestPipeline:
         partitions = batch.partitions[rows]
         origins = Origins(batch.topic, partitions, batch.offsets[rows])
         vectors = feature_vectors(self._config, prepared.columns, prepared.keys, origins, matrix)
-        keys = [batch.keys[row] for row in rows.tolist()]
+        keys = list(batch.keys)
+        if len(rows) < len(keys):
+            keys = [keys[row] for row in rows.tolist()]
         if None in keys:
             entities = prepared.keys.to_pylist()
             keys = [e.encode() if k is None else k for k, e in zip(keys, entities, strict=True)]
