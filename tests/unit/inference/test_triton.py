@@ -60,7 +60,7 @@ def test_call_that_does_not_come_back_is_an_outage() -> None:
 
 
 class Answer:
-    """What the client hands to the callback; ``array`` may be an error to raise."""
+    """What the client returns; ``array`` may be an error to raise."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
@@ -87,11 +87,7 @@ def test_answer_that_is_no_scores_is_an_error_of_ours(
 ) -> None:
     """Were it any other exception, a canary's answer could end the router."""
     server = TritonServer(TritonSettings())
-
-    def answer_at_once(*_: Any, callback: Any, **__: Any) -> None:
-        callback(Answer(array), None)
-
-    monkeypatch.setattr(server._client, "async_infer", answer_at_once)
+    monkeypatch.setattr(server._client, "infer", lambda *_, **__: Answer(array))
     with pytest.raises(FatalError, match="inference by m"):
         server.infer(ServedModel("m", 2, 8), np.zeros((3, 2), np.float32), 1.0)
     server.close()

@@ -181,6 +181,27 @@ def test_a_failed_answer_is_submitted_again_before_later_ones_are_written(
     assert rig.broker.values(OUT) == [b"a", b"b"]
 
 
+def test_small_batches_wait_for_each_other_and_grow(make_rig: MakeRig) -> None:
+    rig = make_rig(max_batch_rows=3).started()
+    rig.handler.answers = []
+    rig.feed(b"a")
+    rig.turn()
+    rig.feed(b"b", b"c")
+    rig.turn()
+    assert rig.handler.named("submit") == [[b"a"]]
+    rig.handler.answers[0].is_done = True
+    rig.turn(2)
+    assert rig.handler.named("submit") == [[b"a"], [b"b", b"c"]]
+
+
+def test_full_batches_overlap(make_rig: MakeRig) -> None:
+    rig = make_rig(max_batch_rows=2, max_in_flight=2).started()
+    rig.handler.answers = []
+    rig.feed(b"a", b"b", b"c", b"d", b"e")
+    rig.turn(3)
+    assert rig.handler.named("submit") == [[b"a", b"b"], [b"c", b"d"]]
+
+
 def test_offsets_of_batches_in_flight_are_not_committed(make_rig: MakeRig) -> None:
     rig = make_rig(max_batch_rows=1).started()
     rig.handler.answers = []
@@ -293,7 +314,7 @@ def test_a_revoke_without_open_work_keeps_records_of_other_partitions(make_rig: 
 
 
 def test_lost_partitions_drop_the_batches_in_flight(make_rig: MakeRig) -> None:
-    rig = make_rig().started()
+    rig = make_rig(max_batch_rows=1).started()
     rig.handler.answers = []
     rig.feed(b"a")
     rig.turn()

@@ -78,8 +78,16 @@ class InFlight:
 
     @property
     def is_full(self) -> bool:
-        """Tell whether no more may be read."""
-        return len(self._work) >= self._context.loop.max_in_flight
+        """Tell whether no more may be read.
+
+        Only full batches overlap: what comes while a smaller one is away makes the next one larger,
+        where a batch for every few records would cost a call and two requests each.
+        """
+        if not self._work:
+            return False
+        loop = self._context.loop
+        is_behind = len(self._work[-1].batch) >= loop.max_batch_rows
+        return len(self._work) >= (loop.max_in_flight if is_behind else 1)
 
     @property
     def is_flying(self) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import numpy as np
@@ -22,14 +23,17 @@ from penstock_schemas.errors import (
 )
 from tritonclient.utils import InferenceServerException
 
+from penstock_inference.breakers import DeadlineHit
 from penstock_inference.settings import TritonSettings
 from penstock_inference.tensors import Matrix, checked_scores
-from penstock_inference.triton_errors import translated, translating
+from penstock_inference.triton_errors import translating
 
 INPUT: Final = "features"
 OUTPUT: Final = "scores"
 DTYPE: Final = "FP32"
 MAX_MESSAGE_BYTES: Final = 2**31 - 1
+MAX_CALLS: Final = 32
+"""Calls of a process on their way at once; further ones wait, within their deadline."""
 RECONNECT_MAX_MS: Final = 2_000
 """gRPC's own 120 s would keep a restarted server waiting that long."""
 
@@ -116,6 +120,8 @@ class TritonServer:
             ],
         )
         self._outputs = [triton.InferRequestedOutput(OUTPUT)]
+        # The client's own async_infer starts a thread for every call that finds none on its way.
+        self._threads = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="triton-call")
 
     def start(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> ScoringCall:
         """Send a matrix, in as many calls as its rows need, and return at once.
@@ -137,38 +143,26 @@ class TritonServer:
         return self.start(model, matrix, timeout_s).scores(timeout_s + 1.0)
 
     def _send(self, model: ServedModel, rows: Matrix, timeout_s: float) -> Future[Matrix]:
-        future: Future[Matrix] = Future()
+        return self._threads.submit(self._infer, model, rows, time.monotonic() + timeout_s)
+
+    def _infer(self, model: ServedModel, rows: Matrix, until_s: float) -> Matrix:
+        """Make one call; only errors of ours escape, or a canary's answer could end the router."""
         doing = f"inference by {model.name}"
-
-        def finish(result: Any, error: InferenceServerException | None) -> None:
-            # Runs in gRPC's thread: nothing may escape, or the future would never be done.
-            try:
-                if error is not None:
-                    future.set_exception(translated(error, doing))
-                else:
-                    future.set_result(checked_scores(result.as_numpy(OUTPUT), len(rows), doing))
-            except FatalError as exc:
-                future.set_exception(exc)
-            except Exception as exc:
-                # An answer that the client cannot make an array of.
-                fatal = FatalError(f"{doing}: {type(exc).__name__}: {exc}")
-                fatal.__cause__ = exc
-                future.set_exception(fatal)
-
+        left_s = until_s - time.monotonic()
+        if left_s <= 0.0:
+            raise DeadlineHit(f"{doing}: every thread was waiting for an answer")
         tensor = triton.InferInput(INPUT, list(rows.shape), DTYPE)
         try:
             with translating(doing):
                 tensor.set_data_from_numpy(rows)
-                self._client.async_infer(
-                    model.name,
-                    [tensor],
-                    callback=finish,
-                    outputs=self._outputs,
-                    client_timeout=timeout_s,
+                result = self._client.infer(
+                    model.name, [tensor], outputs=self._outputs, client_timeout=left_s
                 )
-        except PenstockError as exc:
-            future.set_exception(exc)
-        return future
+            return checked_scores(result.as_numpy(OUTPUT), len(rows), doing)
+        except PenstockError:
+            raise
+        except Exception as exc:  # an answer that the client cannot make an array of
+            raise FatalError(f"{doing}: {type(exc).__name__}: {exc}") from exc
 
     def live(self) -> bool:
         """Tell whether the server answers."""
@@ -243,5 +237,6 @@ class TritonServer:
         )
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; calls on their way end as errors."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
