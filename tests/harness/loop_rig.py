@@ -48,7 +48,7 @@ class Answer:
         self.is_done = False
         self.error: Exception | None = None
 
-    def done(self) -> bool:
+    def done(self, within_s: float = 0.0) -> bool:
         return self.is_done
 
     def result(self, timeout_s: float) -> HandledBatch:

@@ -31,8 +31,8 @@ class Waiting:
     gate: threading.Event
     rows: int
 
-    def done(self) -> bool:
-        return self.gate.is_set()
+    def done(self, within_s: float = 0.0) -> bool:
+        return self.gate.wait(within_s)
 
     def result(self, timeout_s: float) -> HandledBatch:
         assert self.gate.wait(timeout_s)

@@ -97,8 +97,8 @@ class HandledBatch:
 class PendingBatch(Protocol):
     """A batch on its way. Several may be in flight; the loop finishes them in order."""
 
-    def done(self) -> bool:
-        """Tell whether `result` would return without waiting."""
+    def done(self, within_s: float = 0.0) -> bool:
+        """Tell whether `result` would return without waiting, after ``within_s`` at most."""
 
     def result(self, timeout_s: float) -> HandledBatch:
         """Return the outcome.
@@ -118,7 +118,7 @@ class Completed:
 
     handled: HandledBatch
 
-    def done(self) -> bool:
+    def done(self, within_s: float = 0.0) -> bool:
         """Return True."""
         return True
 

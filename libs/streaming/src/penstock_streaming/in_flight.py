@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from confluent_kafka import Message
 from penstock_schemas.errors import ModelUnavailable, RetryableError
 
 from penstock_streaming.checkpoint import LoopContext
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.handler import (
     Completed,
     HandledBatch,
@@ -22,8 +20,8 @@ from penstock_streaming.handler import (
 )
 from penstock_streaming.poison import FlightJournal, Part, Suspects, ranges_of
 
-_NAP_S = 0.0005
-"""How often a batch is asked whether it is done while there is nothing else to do."""
+_LEAST_WAIT_S = 0.0005
+"""Wait for a batch that is away even where a commit is due, which may need its end."""
 
 
 def batch_of(topic: str, messages: Sequence[Message]) -> MessageBatch:
@@ -161,11 +159,10 @@ class InFlight:
             self._work.popleft()
 
     def await_head(self, limit_s: float) -> None:
-        """Wait a moment, or a nap at least, for the oldest batch."""
-        deadline = Deadline(max(limit_s, _NAP_S))
+        """Wait for the oldest batch, a moment at least."""
         head = self._work[0].pending if self._work else None
-        while head is not None and not head.done() and not deadline.expired:
-            time.sleep(_NAP_S)
+        if head is not None:
+            head.done(max(limit_s, _LEAST_WAIT_S))
 
     def take_over(self) -> None:
         """Learn what workers that were killed had in flight: partitions of theirs may come now."""

@@ -49,8 +49,8 @@ class Answers:
 class Asked(Protocol):
     """A batch that is with the models."""
 
-    def done(self) -> bool:
-        """Tell whether `answers` would return without waiting."""
+    def done(self, within_s: float = 0.0) -> bool:
+        """Tell whether `answers` would return without waiting, after ``within_s`` at most."""
 
     def answers(self, timeout_s: float) -> Answers:
         """Return the answers; raises ModelUnavailable where the champion is away."""
@@ -71,9 +71,9 @@ class AskedOne:
         self._matrix = matrix
         self._call = calls.start(route, matrix)
 
-    def done(self) -> bool:
-        """Tell whether the model has answered."""
-        return self._call.done()
+    def done(self, within_s: float = 0.0) -> bool:
+        """Tell whether the model has answered, or does in time."""
+        return self._call.done(within_s)
 
     def answers(self, timeout_s: float) -> Answers:
         """Return the answers; raises ModelUnavailable where the model is away."""
@@ -130,9 +130,10 @@ class AskedSeveral:
                 self._asked[which == index] = 0
         self._parts = [self._start(int(index)) for index in np.unique(self._asked)]
 
-    def done(self) -> bool:
-        """Tell whether every model has answered."""
-        return all(part.call.done() for part in self._parts)
+    def done(self, within_s: float = 0.0) -> bool:
+        """Tell whether every model has answered, or does in time."""
+        deadline = Deadline(within_s)
+        return all(part.call.done(deadline.remaining_s) for part in self._parts)
 
     def answers(self, timeout_s: float) -> Answers:
         """Return the answers in the order of the rows.

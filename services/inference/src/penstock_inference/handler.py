@@ -201,9 +201,9 @@ class PendingPredictions:
         self._work = work
         self._asked = asked
 
-    def done(self) -> bool:
-        """Tell whether the models have answered."""
-        return self._asked.done()
+    def done(self, within_s: float = 0.0) -> bool:
+        """Tell whether the models have answered, or do in time."""
+        return self._asked.done(within_s)
 
     def result(self, timeout_s: float) -> HandledBatch:
         """Return the outcome of every row; raises what the champion's absence raises."""

@@ -67,8 +67,10 @@ class ScoringCall:
         self.model = model
         self._chunks = chunks
 
-    def done(self) -> bool:
-        """Tell whether `scores` would return without waiting."""
+    def done(self, within_s: float = 0.0) -> bool:
+        """Tell whether `scores` would return without waiting, after ``within_s`` at most."""
+        if within_s > 0.0:
+            wait(self._chunks, within_s)
         return all(chunk.done() for chunk in self._chunks)
 
     async def settled(self) -> None:

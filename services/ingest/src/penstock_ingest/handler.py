@@ -42,7 +42,7 @@ class PendingIngest:
         self._prepared = prepared
         self._handled: HandledBatch | None = None
 
-    def done(self) -> bool:
+    def done(self, within_s: float = 0.0) -> bool:
         """Return True: there is nothing to wait for."""
         return True
 
