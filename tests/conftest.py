@@ -10,6 +10,9 @@ import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+# Its plugin imports it when the run ends, and two threads that parse at once fail on CPython 3.11
+# (cpython issue 106905): libraries leave threads behind.
+import hypothesis  # noqa: F401
 import numpy as np
 import pytest
 import yaml

@@ -34,7 +34,14 @@ def kill_at(world: FaultWorld, place: str, seed: int, events: int) -> None:
     with FaultWindow(world, f"F1 {place}:{visit}", seed) as window:
         window.publish(events)
         first = world.start_router(f"{place}:{visit}")
-        assert first.wait(90) == -signal.SIGKILL
+
+        def is_dead() -> bool:
+            """Give it more to do: what was published may be done before the last visit."""
+            window.publish(50)
+            return first.process.poll() is not None
+
+        eventually(is_dead, 90, f"a kill at {place}:{visit}")
+        assert first.wait(1) == -signal.SIGKILL
         window.ended(f"kill at {place}")
         second = world.start_router()
         report = window.judge()

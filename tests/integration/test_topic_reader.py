@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from harness.waiting import eventually
 from penstock_schemas.errors import BrokerUnavailable
 from penstock_streaming.deadline import Deadline
 from penstock_streaming.settings import KafkaSettings
@@ -93,7 +94,8 @@ def test_open_transaction_is_waited_for_and_what_comes_after_the_end_is_left(
 def test_partitions_that_are_added_are_found_by_the_same_reader(
     reader: TopicReader, topic: str, kafka_bootstrap: str
 ) -> None:
-    assert reader.ends([0, 1], Deadline(WAIT_S)) == {0: 0, 1: 0}
+    # A partition just made may have no leader for a moment: callers try again.
+    eventually(lambda: reader.ends([0, 1], Deadline(WAIT_S)) == {0: 0, 1: 0}, WAIT_S)
     admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
     admin.create_partitions([NewPartitions(topic, 3)])[topic].result(WAIT_S)
     deadline = Deadline(WAIT_S)
