@@ -77,9 +77,8 @@ class Caller:
 @pytest.mark.parametrize(
     "part",
     [
-        "proxy",
         "controller",
-        *(pytest.param(p, marks=pytest.mark.faults) for p in ("replica", "head")),
+        *(pytest.param(p, marks=pytest.mark.faults) for p in ("proxy", "replica", "head")),
     ],
 )
 def test_killed_part_of_serve_comes_back_and_loses_nothing(

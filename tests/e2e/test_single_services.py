@@ -35,6 +35,7 @@ def answered(fraud: LedgerRun, predictions: int) -> None:
     assert fraud.count("predictions") == predictions
 
 
+@pytest.mark.faults
 def test_a_group_is_moved_back_while_its_service_is_away(
     stack: Stack, fraud: LedgerRun, cards: ProducerApp, seed: int, verb: list[str], tmp_path: Path
 ) -> None:

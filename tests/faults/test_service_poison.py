@@ -70,7 +70,8 @@ def world(make_world: MakeWorld) -> FaultWorld:
     return made
 
 
-@pytest.mark.parametrize("share", [0.01, pytest.param(0.1, marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("share", [0.01, 0.1])
 def test_some_bad_records_are_dead_letters_and_no_more(
     world: FaultWorld, seed: int, share: float
 ) -> None:

@@ -143,9 +143,8 @@ def report_of(world: DriftWorld, event: DriftEvent) -> dict[str, Any]:
     return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
-@pytest.mark.parametrize(
-    "place", ["mid_produce:4", pytest.param("during_commit:6", marks=pytest.mark.faults)]
-)
+@pytest.mark.faults
+@pytest.mark.parametrize("place", ["mid_produce:4", "during_commit:6"])
 def test_killed_at_a_bad_moment_the_same_is_found(world: DriftWorld, place: str) -> None:
     stream = make_stream(4, ROWS, concept_at=CHANGE)
     publish_in_steps(world, stream, 0, CHANGE)

@@ -233,14 +233,8 @@ def test_bad_events_are_dead_letters_and_their_neighbours_go_on(world: World) ->
     assert {dict(m.headers())["dlq.class"] for m in dead} == {b"decode"}
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        pytest.param("mid_produce:3", marks=pytest.mark.faults),
-        pytest.param("before_offsets:3", marks=pytest.mark.faults),
-        "during_commit:3",
-    ],
-)
+@pytest.mark.faults
+@pytest.mark.parametrize("place", ["mid_produce:3", "before_offsets:3", "during_commit:3"])
 def test_state_after_a_kill_is_that_of_an_unbroken_run(world: World, place: str) -> None:
     world.publish(1_000)
     one_each = {"PENSTOCK_INGEST_LOOP__MAX_TRANSACTION_ROWS": str(BATCH_ROWS)}

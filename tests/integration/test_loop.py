@@ -34,6 +34,7 @@ def make_world(kafka_bootstrap: str) -> Iterator[MakeWorld]:
         world.close()
 
 
+@pytest.mark.faults
 def test_a_kill_at_each_fail_point_loses_and_doubles_nothing(make_world: MakeWorld) -> None:
     worlds = {name: make_world() for name in FAIL_POINTS}
 
@@ -55,6 +56,7 @@ def test_a_kill_at_each_fail_point_loses_and_doubles_nothing(make_world: MakeWor
             done.result()
 
 
+@pytest.mark.faults
 def test_a_zombie_commits_nothing_after_its_partitions_were_taken(make_world: MakeWorld) -> None:
     world = make_world()
     zombie = world.start(commit_interval_s=1.0)

@@ -106,9 +106,10 @@ def test_better_candidate_is_promoted_and_its_training_set_can_be_made_again(
     assert tracker.file(rig.first.versions[0].run_id, REFERENCE_FILE)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "places_killed",
-    [("after_register", "in_canary"), pytest.param(PLACES, marks=pytest.mark.faults)],
+    [("after_register", "in_canary"), PLACES],
     ids=["two places", "every place"],
 )
 def test_job_killed_anywhere_ends_with_one_run_one_version_and_one_end(

@@ -104,6 +104,7 @@ rollout: {canary_percent: 50, min_canary_rows: 300, max_wait_s: 6}
     rig.remove_topics()
 
 
+@pytest.mark.faults
 def test_job_without_rows_fails_with_the_reason_last(places: Places, tmp_path: Path) -> None:
     sections = "\nretrain: {min_labels: 1500, label_wait_s: 0.5}\n"
     rig = RetrainRig(places, tmp_path, sections)
@@ -119,6 +120,7 @@ def test_job_without_rows_fails_with_the_reason_last(places: Places, tmp_path: P
     rig.remove_topics()
 
 
+@pytest.mark.faults
 def test_cancelled_request_takes_its_canary_back(steady: RetrainRig) -> None:
     request_id = steady.request()
     ends: list[CompletedProcess[str]] = []

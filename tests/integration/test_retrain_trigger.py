@@ -117,6 +117,7 @@ def test_killed_around_the_submission_there_is_one_job(world: RetrainWorld, plac
     assert len(world.runs()) == 1
 
 
+@pytest.mark.faults
 def test_requests_made_while_the_trigger_is_down_are_decided_once(world: RetrainWorld) -> None:
     world.release()
     producer = Producer({"bootstrap.servers": world.bootstrap})
@@ -139,6 +140,7 @@ def test_requests_made_while_the_trigger_is_down_are_decided_once(world: Retrain
     holds_for(lambda: len(world.events()) == before, 2, "a restart writes nothing anew")
 
 
+@pytest.mark.faults
 def test_trigger_killed_while_it_watches_goes_on_watching(world: RetrainWorld) -> None:
     world.start()
     world.wait_ready()
