@@ -8,7 +8,7 @@ UV := .tools/uv
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help install fmt lint types test test-alone test-unit test-integration test-faults test-demo bench bench-loop demo up down gen check clean
+.PHONY: help install fmt lint types test test-unit test-integration test-faults test-demo bench bench-loop demo up down gen check clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,11 +29,8 @@ lint: ## Check style and import direction
 types: ## Check types
 	$(BIN)/mypy
 
-test: ## Run the whole suite that CI runs, in two lanes: tests on the real stack wait most of the time
-	$(MAKE) -j 2 test-alone test-integration
-
-test-alone: test-unit ## Run the unit tests, then the demo on a stack of its own
-	$(MAKE) test-demo
+test: test-unit ## Run the whole suite that CI runs; what has a stack waits most of the time
+	$(MAKE) -j 2 test-integration test-demo
 
 test-unit: ## Run the tests that need nothing but Python
 	$(BIN)/pytest -n 2 tests/unit tests/contract tests/ledger

@@ -7,7 +7,7 @@ import random
 import shutil
 import socket
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 # Its plugin imports it when the run ends, and two threads that parse at once fail on CPython 3.11
@@ -54,12 +54,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("pipelines"))
 
 
-def free_offset() -> int:
+def free_offset(offsets: Iterable[int] = PORT_OFFSETS) -> int:
     """Return an offset at which no port of a stack is taken, so that two runs share a machine."""
-    for offset in PORT_OFFSETS:
+    for offset in offsets:
         if not any(taken(port) for port in Endpoints.from_environment({}, offset).ports.values()):
             return offset
-    raise RuntimeError(f"every offset of {PORT_OFFSETS} has a taken port")
+    raise RuntimeError(f"every offset of {offsets} has a taken port")
 
 
 def taken(port: int) -> bool:

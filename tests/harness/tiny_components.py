@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from penstock_stack.component import Component, Launch, StackConfig
 from penstock_stack.state import StackState, read_state
 from penstock_stack.supervisor import Supervisor, supervised
 
+OFFSET = 22_500 + 37 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Ports of each test worker, below those that the system gives to connections of others."""
 Until = Callable[[Callable[[], bool]], None]
 NEVER = threading.Event()
 SERVE = """

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.tiny_components import OFFSET
 from penstock_stack.component import StackConfig
 from penstock_stack.endpoints import Endpoints
 
@@ -33,4 +34,4 @@ def until() -> Callable[[Callable[[], bool]], None]:
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackConfig:
     """Return a stack of the test's own."""
     monkeypatch.setattr(os, "environ", dict(os.environ))  # the supervisor marks its own
-    return StackConfig(tmp_path, tmp_path / "cache", Endpoints.from_environment({}, 30_000))
+    return StackConfig(tmp_path, tmp_path / "cache", Endpoints.from_environment({}, OFFSET))

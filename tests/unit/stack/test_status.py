@@ -60,8 +60,9 @@ def test_a_hanging_probe_counts_as_no_answer(
 def test_replicas_are_those_that_wrote_themselves_down_and_live(tmp_path: Path) -> None:
     folder = tmp_path / "inference-replicas"
     folder.mkdir()
-    mine = psutil.Process().create_time()
-    (folder / "reused.json").write_text(json.dumps({"pid": os.getppid(), "started_at": mine - 9}))
+    mine, parents = (psutil.Process(p).create_time() for p in (os.getpid(), os.getppid()))
+    reused = {"pid": os.getppid(), "started_at": parents - 9}
+    (folder / "reused.json").write_text(json.dumps(reused))
     (folder / "a.json").write_text(json.dumps({"pid": os.getpid(), "started_at": mine}))
     (folder / "b.json").write_text(json.dumps({"pid": 2**22 + 1, "started_at": mine}))
     (folder / "c.json").write_text("{half writ")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from harness.tiny_components import (
+    OFFSET,
     Until,
     leave_behind,
     pid_of,
@@ -142,7 +143,8 @@ def test_the_next_supervisor_takes_over_what_lives(config: StackConfig, until: U
 
 def test_other_ports_mean_another_process(config: StackConfig, until: Until) -> None:
     pid = leave_behind(config, "part", until)
-    moved = replace(config, endpoints=Endpoints.from_environment({}, 30_001), port_offset=30_001)
+    other = OFFSET + 1
+    moved = replace(config, endpoints=Endpoints.from_environment({}, other), port_offset=other)
     with running(moved, server(moved, "part")):
         assert pid_of(moved, "part") != pid
         assert processes.ProcessIdentity.of(pid) is None
@@ -171,7 +173,7 @@ from penstock_stack.endpoints import Endpoints
 from penstock_stack.held import hold, release
 from penstock_stack.supervisor import supervised
 d = pathlib.Path({str(config.data_dir)!r})
-c = StackConfig(d, d, Endpoints.from_environment({{}}, 30_000))
+c = StackConfig(d, d, Endpoints.from_environment({{}}, {OFFSET}))
 part = Component("part", lambda: Launch((sys.executable, "-c", "import time; time.sleep(60)")),
                  lambda: True)
 with supervised(c, [part]) as s:
