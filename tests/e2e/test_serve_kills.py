@@ -103,9 +103,8 @@ def test_killed_part_of_serve_comes_back_and_loses_nothing(
         eventually(lambda: fraud.done("inference") > 1_000, 60, "the stream flows")
         kill([p.pid for p in dead])
         killed = time.monotonic()
-        gone = set(dead)
         eventually(
-            lambda: (now := processes_of(stack, part)) and not set(now) & gone,
+            lambda: (now := processes_of(stack, part)) and not set(now) & set(dead),
             BACK_S,
             f"another {part}",
         )

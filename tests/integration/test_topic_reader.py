@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
-from harness.waiting import eventually
 from penstock_schemas.errors import BrokerUnavailable
 from penstock_streaming.deadline import Deadline
 from penstock_streaming.settings import KafkaSettings
@@ -91,21 +90,23 @@ def test_open_transaction_is_waited_for_and_what_comes_after_the_end_is_left(
     assert read(reader, spans) == [(0, "a")]
 
 
+def led_ends(reader: TopicReader, partitions: list[int]) -> dict[int, int]:
+    """Return the ends of partitions just made: they may have no leader for a moment."""
+    deadline = Deadline(WAIT_S)
+    while True:
+        try:
+            return reader.ends(partitions, deadline)
+        except BrokerUnavailable:
+            assert not deadline.expired
+
+
 def test_partitions_that_are_added_are_found_by_the_same_reader(
     reader: TopicReader, topic: str, kafka_bootstrap: str
 ) -> None:
-    # A partition just made may have no leader for a moment: callers try again.
-    eventually(lambda: reader.ends([0, 1], Deadline(WAIT_S)) == {0: 0, 1: 0}, WAIT_S)
+    assert led_ends(reader, [0, 1]) == {0: 0, 1: 0}
     admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
     admin.create_partitions([NewPartitions(topic, 3)])[topic].result(WAIT_S)
-    deadline = Deadline(WAIT_S)
-    found = None
-    while found is None:
-        try:
-            found = reader.ends([2], deadline)
-        except BrokerUnavailable:
-            assert not deadline.expired
-    assert found == {2: 0}
+    assert led_ends(reader, [2]) == {2: 0}
 
 
 def test_no_broker_is_an_outage() -> None:
