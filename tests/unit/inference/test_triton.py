@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from penstock_inference.breakers import DeadlineHit
 from penstock_inference.settings import TritonSettings
-from penstock_inference.triton import ScoringCall, ServedModel, TritonServer
+from penstock_inference.triton import MAX_CALLS, ScoringCall, ServedModel, TritonServer
 from penstock_inference.triton_errors import ERRORS, translated
 from penstock_schemas.errors import (
     FatalError,
@@ -90,4 +92,28 @@ def test_answer_that_is_no_scores_is_an_error_of_ours(
     monkeypatch.setattr(server._client, "infer", lambda *_, **__: Answer(array))
     with pytest.raises(FatalError, match="inference by m"):
         server.infer(ServedModel("m", 2, 8), np.zeros((3, 2), np.float32), 1.0)
+    server.close()
+
+
+def test_call_that_was_never_made_does_not_speak_against_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every thread waits for another call; a deadline of the model's own opens its circuit."""
+    server, go = TritonServer(TritonSettings()), threading.Event()
+    scores = np.zeros((1, 1), np.float32)
+
+    def infer(*_: object, **__: object) -> Answer:
+        assert go.wait(10)
+        return Answer(scores)
+
+    monkeypatch.setattr(server._client, "infer", infer)
+    model, row = ServedModel("m", 1, 1), np.zeros((1, 1), np.float32)
+    busy = [server.start(model, row, 10.0) for _ in range(MAX_CALLS)]
+    late = server.start(model, row, 0.0)
+    assert not late.done()
+    go.set()
+    with pytest.raises(ModelUnavailable, match="every thread was waiting") as caught:
+        late.scores(10.0)
+    assert not isinstance(caught.value, DeadlineHit)
+    assert all(len(call.scores(10.0)) == 1 for call in busy)
     server.close()

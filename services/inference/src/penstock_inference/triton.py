@@ -23,7 +23,6 @@ from penstock_schemas.errors import (
 )
 from tritonclient.utils import InferenceServerException
 
-from penstock_inference.breakers import DeadlineHit
 from penstock_inference.settings import TritonSettings
 from penstock_inference.tensors import Matrix, checked_scores
 from penstock_inference.triton_errors import translating
@@ -152,7 +151,8 @@ class TritonServer:
         doing = f"inference by {model.name}"
         left_s = until_s - time.monotonic()
         if left_s <= 0.0:
-            raise DeadlineHit(f"{doing}: every thread was waiting for an answer")
+            # Nothing was asked, so it says nothing about the model: no `DeadlineHit`.
+            raise ModelUnavailable(f"{doing}: every thread was waiting for an answer")
         tensor = triton.InferInput(INPUT, list(rows.shape), DTYPE)
         try:
             with translating(doing):
