@@ -8,7 +8,7 @@ UV := .tools/uv
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help install fmt lint types test test-unit test-integration test-faults test-demo bench bench-loop demo up down gen check clean
+.PHONY: help install fmt lint types test test-unit test-integration test-e2e test-faults bench bench-loop demo up down gen check clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,19 +30,20 @@ types: ## Check types
 	$(BIN)/mypy
 
 test: test-unit ## Run the whole suite that CI runs; what has a stack waits most of the time
-	$(MAKE) -j 2 test-integration test-demo
+	$(MAKE) -j 2 test-integration test-e2e
 
 test-unit: ## Run the tests that need nothing but Python
 	$(BIN)/pytest -n 2 tests/unit tests/contract tests/ledger
 
-test-integration: ## Run the tests against the real stack
-	$(BIN)/pytest -m "not faults" --durations 20 tests/integration tests/e2e tests/faults
+test-integration: ## Run the tests of the parts against the real stack
+	$(BIN)/pytest -m "not faults" --durations 20 tests/integration
+
+test-e2e: ## Run the tests of the whole: events in, predictions out, faults in between; then the demo
+	$(BIN)/pytest -m "not faults" --durations 20 tests/e2e tests/faults
+	$(BIN)/pytest tests/demo
 
 test-faults: ## Run the longer fault injections (not part of test)
 	$(BIN)/pytest -m faults tests/integration tests/e2e tests/faults
-
-test-demo: ## Run the demo, and check outside of it what it says
-	$(BIN)/pytest tests/demo
 
 bench: ## Run the benchmark and write its table (about 40 minutes; see benchmarks/README.md)
 	$(BIN)/python benchmarks/bench_inference.py --repeats 3 --readme

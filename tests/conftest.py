@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
 import socket
 import tempfile
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import IO
 
 # Its plugin imports it when the run ends, and two threads that parse at once fail on CPython 3.11
 # (cpython issue 106905): libraries leave threads behind.
@@ -21,6 +23,7 @@ from harness.tiny_pipeline import write_folder
 from penstock_stack.endpoints import Endpoints
 
 PORT_OFFSETS = range(15_000, 30_000, 1_010)
+_CLAIMS: list[IO[str]] = []
 FRAUD = Path(__file__).parents[1] / "pipelines" / "fraud"
 
 
@@ -54,12 +57,28 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("pipelines"))
 
 
-def free_offset(offsets: Iterable[int] = PORT_OFFSETS) -> int:
-    """Return an offset at which no port of a stack is taken, so that two runs share a machine."""
-    for offset in offsets:
-        if not any(taken(port) for port in Endpoints.from_environment({}, offset).ports.values()):
+def free_offset() -> int:
+    """Return an offset at which no port of a stack is taken, so that two runs share a machine.
+
+    It is this process's until it ends: its ports are still free when another looks at them.
+    """
+    for offset in PORT_OFFSETS:
+        ports = Endpoints.from_environment({}, offset).ports.values()
+        if claimed(offset) and not any(taken(port) for port in ports):
             return offset
-    raise RuntimeError(f"every offset of {offsets} has a taken port")
+    raise RuntimeError(f"every offset of {PORT_OFFSETS} is claimed or has a taken port")
+
+
+def claimed(offset: int) -> bool:
+    """Tell whether an offset is this process's now; no other gets it while the process lives."""
+    file = Path(tempfile.gettempdir(), f"penstock-test-offset-{offset}").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return False
+    _CLAIMS.append(file)
+    return True
 
 
 def taken(port: int) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import requests
 from confluent_kafka import Consumer, KafkaError, TopicPartition
-from conftest import PORT_OFFSETS, free_offset
+from conftest import free_offset
 from harness.stack import PENSTOCK, Stack, penstock
 from prometheus_client.parser import text_string_to_metric_families
 from sklearn.metrics import roc_auc_score
@@ -79,7 +79,7 @@ class Demo:
 def demo() -> Iterator[Demo]:
     """Run the demo once and leave its stack up until the tests have looked at it."""
     command = [str(PENSTOCK), "-o", "json", "demo", "--seed", SEED, "--keep"]
-    command += ["--port-offset", str(free_offset(PORT_OFFSETS[5:]))]
+    command += ["--port-offset", str(free_offset())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEMO_S)
     found = None
     try:

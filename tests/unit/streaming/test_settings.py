@@ -54,6 +54,24 @@ def test_a_transactional_producer_has_an_id_and_a_short_time_out() -> None:
     assert config["message.max.bytes"] == MESSAGE_MAX_BYTES
 
 
+@pytest.mark.parametrize(
+    ("loop", "transactional_id", "linger_ms"),
+    [
+        (LoopSettings(), "id", 50.0),
+        (LoopSettings(), None, 1.0),
+        (LoopSettings(commit_interval_s=0.02), "id", 1.0),
+        (LoopSettings(commit_interval_s=0.02, linger_s=0.005), "id", 5.0),
+        (LoopSettings(linger_s=0.0), None, 0.0),
+    ],
+    ids=["default", "no transaction", "short interval", "shorter linger", "none"],
+)
+def test_records_wait_for_company_only_where_a_commit_does_not_wait_for_them(
+    loop: LoopSettings, transactional_id: str | None, linger_ms: float
+) -> None:
+    config = KafkaSettings().producer_config(loop, transactional_id)
+    assert config["linger.ms"] == linger_ms
+
+
 def test_a_flushing_producer_has_no_transaction() -> None:
     config = KafkaSettings().producer_config(LoopSettings())
     assert not [key for key in config if key.startswith("transaction")]

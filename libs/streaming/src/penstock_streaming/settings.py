@@ -19,8 +19,8 @@ MESSAGE_MAX_BYTES = EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES
 """Largest message a producer of ours sends: a dead letter of the largest event."""
 
 
-UNCOMMITTED_LINGER_S = 0.001
-"""Longest wait for a producer batch to fill without a transaction, seconds."""
+SHORT_LINGER_S = 0.001
+"""Longest wait for a producer batch to fill where latency counts, seconds."""
 
 
 class KafkaSettings(BaseModel):
@@ -111,12 +111,14 @@ class KafkaSettings(BaseModel):
             "queue.buffering.max.messages": loop.producer_queue_rows,
             "queue.buffering.max.kbytes": loop.producer_queue_kib,
         }
+        if transactional_id is None or loop.commit_interval_s < loop.linger_s:
+            # Without a transaction nothing ends the wait for company but itself, and where commits
+            # come faster each would have to send all of its interval: part of every latency.
+            config["linger.ms"] = min(loop.linger_s, SHORT_LINGER_S) * 1000
         if transactional_id is not None:
             config["transactional.id"] = transactional_id
             config["transaction.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
         else:
-            # Nothing ends the wait for company but itself: it is part of every record's latency.
-            config["linger.ms"] = min(loop.linger_s, UNCOMMITTED_LINGER_S) * 1000
             config["delivery.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
             config["delivery.report.only.error"] = True
         return config
@@ -198,8 +200,8 @@ class LoopSettings(BaseModel):
     """Largest batch sent to a partition; keep it below the topics' max.message.bytes. Small batches
     fill the five requests that may be on their way, and the client then polls without a pause."""
     linger_s: float = Field(default=0.05, ge=0.0)
-    """Wait for a producer batch to fill, seconds; a commit does not wait for it, and without
-    transactions it is 1 ms at most."""
+    """Wait for a producer batch to fill, seconds; a commit does not wait for it. Without
+    transactions, or with a shorter commit_interval_s at the start, it is 1 ms at most."""
     compression: Literal["none", "lz4", "zstd", "snappy", "gzip"] = "lz4"
     """Codec of what we produce."""
     statistics_interval_s: PositiveFloat = 1.0
