@@ -50,6 +50,7 @@ def test_a_transactional_producer_has_an_id_and_a_short_time_out() -> None:
     config = KafkaSettings().producer_config(LoopSettings(), "id")
     assert config["transactional.id"] == "id"
     assert config["transaction.timeout.ms"] == 10_000
+    assert config["retry.backoff.ms"] == 10
     assert config["partitioner"] == "murmur2_random"
     assert config["message.max.bytes"] == MESSAGE_MAX_BYTES
 

@@ -21,6 +21,10 @@ MESSAGE_MAX_BYTES = EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES
 
 SHORT_LINGER_S = 0.001
 """Longest wait for a producer batch to fill where latency counts, seconds."""
+TRANSACTION_RETRY_MS = 10
+"""First wait before a request is sent again; it doubles up to a second. The coordinator refuses a
+request while it writes down the one before, a matter of milliseconds: librdkafka's 100 ms would be
+added to every such commit."""
 
 
 class KafkaSettings(BaseModel):
@@ -117,6 +121,7 @@ class KafkaSettings(BaseModel):
             config["linger.ms"] = min(loop.linger_s, SHORT_LINGER_S) * 1000
         if transactional_id is not None:
             config["transactional.id"] = transactional_id
+            config["retry.backoff.ms"] = TRANSACTION_RETRY_MS
             config["transaction.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
         else:
             config["delivery.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
