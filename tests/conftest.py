@@ -10,7 +10,6 @@ import socket
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import IO
 
 # Its plugin imports it when the run ends, and two threads that parse at once fail on CPython 3.11
 # (cpython issue 106905): libraries leave threads behind.
@@ -22,8 +21,8 @@ from harness.stack import Stack, is_setting
 from harness.tiny_pipeline import write_folder
 from penstock_stack.endpoints import Endpoints
 
-PORT_OFFSETS = range(15_000, 30_000, 1_010)
-_CLAIMS: list[IO[str]] = []
+PORT_OFFSETS = range(12_000, 22_600, 1_150)
+"""No port of one is a port of another, and all lie below the ports of outgoing connections."""
 FRAUD = Path(__file__).parents[1] / "pipelines" / "fraud"
 
 
@@ -71,14 +70,14 @@ def free_offset() -> int:
 
 def claimed(offset: int) -> bool:
     """Tell whether an offset is this process's now; no other gets it while the process lives."""
-    file = Path(tempfile.gettempdir(), f"penstock-test-offset-{offset}").open("w")
+    name = Path(tempfile.gettempdir(), f"penstock-test-offset-{offset}")
+    file = os.open(name, os.O_CREAT | os.O_RDWR)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.close()
+        os.close(file)
         return False
-    _CLAIMS.append(file)
-    return True
+    return True  # it stays open, and so locked, until the process ends
 
 
 def taken(port: int) -> bool:

@@ -1,0 +1,29 @@
+"""Stacks of tests that run at once must not meet."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import PORT_OFFSETS, claimed
+from penstock_stack.endpoints import Endpoints
+
+
+def test_no_port_belongs_to_two_offsets_or_to_outgoing_connections() -> None:
+    ports = [
+        port
+        for offset in PORT_OFFSETS
+        for port in set(Endpoints.from_environment({}, offset).ports.values())
+    ]
+    assert [port for port, n in Counter(ports).items() if n > 1] == []
+    ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    assert max(ports) < int(ephemeral[0])
+
+
+def test_an_offset_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert claimed(PORT_OFFSETS[0])
+    assert not claimed(PORT_OFFSETS[0])
+    assert claimed(PORT_OFFSETS[1])
