@@ -45,8 +45,8 @@ test-e2e: ## Run the tests of the whole: events in, predictions out, faults in b
 test-faults: ## Run the longer fault injections (not part of test)
 	$(BIN)/pytest -m faults tests/integration tests/e2e tests/faults
 
-bench: ## Run the benchmark and write its table (about 40 minutes; see benchmarks/README.md)
-	$(BIN)/python benchmarks/bench_inference.py --repeats 3 --readme
+bench: ## Run the benchmark and write its table (about an hour; see benchmarks/README.md)
+	$(BIN)/python benchmarks/bench_inference.py --readme
 
 bench-loop: ## Run the demo on five seeds with its controls (about 40 minutes)
 	$(BIN)/python benchmarks/bench_loop.py
