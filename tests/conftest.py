@@ -21,7 +21,7 @@ from harness.stack import Stack, is_setting
 from harness.tiny_pipeline import write_folder
 from penstock_stack.endpoints import Endpoints
 
-PORT_OFFSETS = range(12_000, 22_600, 1_150)
+PORT_OFFSETS = range(15_000, 22_300, 808)
 """No port of one is a port of another, and all lie below the ports of outgoing connections."""
 FRAUD = Path(__file__).parents[1] / "pipelines" / "fraud"
 

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 from conftest import PORT_OFFSETS, claimed
-from penstock_stack.endpoints import Endpoints
+from penstock_stack.endpoints import RAY_WORKER_PORTS, Endpoints
+
+
+def ports_at(offset: int) -> set[int]:
+    ports = Endpoints.from_environment({}, offset).ports
+    first = ports["RAY_WORKERS"]
+    return {*ports.values(), *range(first, first + RAY_WORKER_PORTS)}
 
 
 def test_no_port_belongs_to_two_offsets_or_to_outgoing_connections() -> None:
-    ports = [
-        port
-        for offset in PORT_OFFSETS
-        for port in set(Endpoints.from_environment({}, offset).ports.values())
-    ]
+    ports = [port for offset in PORT_OFFSETS for port in ports_at(offset)]
     assert [port for port, n in Counter(ports).items() if n > 1] == []
     ephemeral = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
     assert max(ports) < int(ephemeral[0])
