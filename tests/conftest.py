@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import shutil
-import socket
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -17,12 +15,10 @@ import hypothesis  # noqa: F401
 import numpy as np
 import pytest
 import yaml
+from harness.machine import a_stack_starts, free_offset
 from harness.stack import Stack, is_setting
 from harness.tiny_pipeline import write_folder
-from penstock_stack.endpoints import Endpoints
 
-PORT_OFFSETS = range(15_000, 22_300, 808)
-"""No port of one is a port of another, and all lie below the ports of outgoing connections."""
 FRAUD = Path(__file__).parents[1] / "pipelines" / "fraud"
 
 
@@ -56,36 +52,6 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("pipelines"))
 
 
-def free_offset() -> int:
-    """Return an offset at which no port of a stack is taken, so that two runs share a machine.
-
-    It is this process's until it ends: its ports are still free when another looks at them.
-    """
-    for offset in PORT_OFFSETS:
-        ports = Endpoints.from_environment({}, offset).ports.values()
-        if claimed(offset) and not any(taken(port) for port in ports):
-            return offset
-    raise RuntimeError(f"every offset of {PORT_OFFSETS} is claimed or has a taken port")
-
-
-def claimed(offset: int) -> bool:
-    """Tell whether an offset is this process's now; no other gets it while the process lives."""
-    name = Path(tempfile.gettempdir(), f"penstock-test-offset-{offset}")
-    file = os.open(name, os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        return False
-    return True  # it stays open, and so locked, until the process ends
-
-
-def taken(port: int) -> bool:
-    """Tell whether something listens on a local port."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 @pytest.fixture(scope="session")
 def fraud_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the fraud pipeline without retraining: tests send it what no customer would."""
@@ -110,7 +76,8 @@ def stack(fraud_folder: Path, tiny_folder: Path) -> Iterator[Stack]:
         yield Stack(Path(named))
         return
     with tempfile.TemporaryDirectory(prefix="penstock-test-") as folder:
-        started = Stack.start(Path(folder), free_offset(), (fraud_folder, tiny_folder))
+        with a_stack_starts():
+            started = Stack.start(Path(folder), free_offset(), (fraud_folder, tiny_folder))
         try:
             yield started
         finally:

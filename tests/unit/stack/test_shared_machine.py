@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import PORT_OFFSETS, claimed
+from harness.machine import PORT_OFFSETS, a_stack_starts, claimed
 from penstock_stack.endpoints import RAY_WORKER_PORTS, Endpoints
 
 
@@ -29,3 +30,19 @@ def test_an_offset_is_given_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert claimed(PORT_OFFSETS[0])
     assert not claimed(PORT_OFFSETS[0])
     assert claimed(PORT_OFFSETS[1])
+
+
+def test_one_stack_starts_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    order: list[str] = []
+
+    def second() -> None:
+        with a_stack_starts():
+            order.append("second")
+
+    with a_stack_starts():
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        order.append("first")
+    waiting.join(10)
+    assert order == ["first", "second"]
