@@ -8,7 +8,7 @@ UV := .tools/uv
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help install fmt lint types test test-unit test-integration test-e2e test-faults bench bench-loop demo up down gen check clean
+.PHONY: help install fmt lint types test test-unit test-integration test-e2e test-demo test-faults bench bench-loop demo up down gen check clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +30,7 @@ types: ## Check types
 	$(BIN)/mypy
 
 test: test-unit ## Run the whole suite that CI runs; what has a stack waits most of the time
-	$(MAKE) -j 2 test-integration test-e2e
+	$(MAKE) -j 2 test-integration test-e2e test-demo
 
 test-unit: ## Run the tests that need nothing but Python
 	$(BIN)/pytest -n 2 tests/unit tests/contract tests/ledger
@@ -38,8 +38,10 @@ test-unit: ## Run the tests that need nothing but Python
 test-integration: ## Run the tests of the parts against the real stack
 	$(BIN)/pytest -m "not faults" --durations 20 tests/integration
 
-test-e2e: ## Run the tests of the whole: events in, predictions out, faults in between; then the demo
+test-e2e: ## Run the tests of the whole: events in, predictions out, faults in between
 	$(BIN)/pytest -m "not faults" --durations 20 tests/e2e tests/faults
+
+test-demo: ## Run the demo, and check outside of it what it says
 	$(BIN)/pytest tests/demo
 
 test-faults: ## Run the longer fault injections (not part of test)
