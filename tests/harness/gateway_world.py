@@ -70,6 +70,17 @@ class GatewayWorld:
         (stats,) = self.server.get_inference_statistics(self.served_as).model_stats
         return int(stats.inference_stats.success.count), int(stats.inference_count)
 
+    def settled_counts(self) -> tuple[int, int]:
+        """Return the counts once no call that an earlier test gave up is still to be counted."""
+        seen = [self.counts()]
+
+        def is_settled() -> bool:
+            seen.append(self.counts())
+            return seen[-1] == seen[-2]
+
+        eventually(is_settled, 10.0, "no call on its way")
+        return seen[-1]
+
     def ask(self, rows: list[Matrix]) -> list[Matrix]:
         """Score matrices, all at once."""
 
