@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.waiting import eventually
-from penstock_stack.endpoints import Endpoints
+from penstock_stack.endpoints import HOST, Endpoints
 
 PORT_OFFSETS: Final = range(15_000, 22_300, 808)
 """No port of one is a port of another, and all lie below the ports of outgoing connections."""
@@ -33,38 +33,41 @@ def free_offset() -> int:
 
 def claimed(offset: int) -> bool:
     """Tell whether an offset is this process's now; no other gets it while the process lives."""
-    return _locked(f"offset-{offset}") is not None
+    try:
+        _locked(f"offset-{offset}")
+    except BlockingIOError:
+        return False
+    return True
 
 
 def taken(port: int) -> bool:
     """Tell whether something listens on a local port."""
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((HOST, port)) == 0
 
 
 @contextmanager
 def a_stack_starts() -> Iterator[None]:
     """Wait until no other run starts a stack: on two cores two take four times as long as one."""
-    turn: list[int] = []
-
-    def mine() -> bool:
-        lock = _locked("start")
-        turn.extend(() if lock is None else (lock,))
-        return bool(turn)
-
-    eventually(mine, TURN_S, "another run's stack has started")
+    lock = eventually(lambda: _locked("start"), TURN_S, "another run's stack has started")
     try:
         yield
     finally:
-        os.close(turn.pop())
+        os.close(lock)
 
 
-def _locked(what: str) -> int | None:
-    """Return an open file that is locked until it is closed; None where another has it locked."""
+def _locked(what: str) -> int:
+    """Return an open file that is locked until it is closed.
+
+    Raises
+    ------
+    BlockingIOError
+        If another has it locked.
+    """
     file = os.open(Path(tempfile.gettempdir(), f"penstock-test-{what}"), os.O_CREAT | os.O_RDWR)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(file)
-        return None
+        raise
     return file

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
 import psutil
+from harness.machine import taken
 from harness.waiting import eventually
 from penstock_stack.endpoints import HOST, PUBLIC_PORTS
 
@@ -25,13 +25,13 @@ class OwnTriton:
     def __init__(self, folder: Path) -> None:
         names = ("TRITON", "TRITON_GRPC", "TRITON_METRICS")
         self.offset = next(
-            o for o in OFFSETS if not any(_taken(PUBLIC_PORTS[name] + o) for name in names)
+            o for o in OFFSETS if not any(taken(PUBLIC_PORTS[name] + o) for name in names)
         )
         self.models_dir = folder / "models"
         command = [sys.executable, "-m", "penstock_stack", str(folder), str(self.offset), "triton"]
         with (folder / "log.txt").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        eventually(lambda: _taken(PUBLIC_PORTS["TRITON_GRPC"] + self.offset), START_S, "it is up")
+        eventually(lambda: taken(PUBLIC_PORTS["TRITON_GRPC"] + self.offset), START_S, "it is up")
 
     @property
     def grpc(self) -> str:
@@ -53,8 +53,3 @@ class OwnTriton:
             for process in family:
                 if process.is_running():
                     process.kill()
-
-
-def _taken(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,12 +13,13 @@ from pathlib import Path
 from typing import Final
 
 from harness.bare_router import PREFIX, ServicePlaces
+from harness.machine import taken
 from harness.stack import is_setting
 from harness.waiting import eventually
 from penstock_inference.run_facts import live_replicas
 from penstock_stack.artifacts import cache_dir
 from penstock_stack.component import StackConfig
-from penstock_stack.endpoints import HOST, Endpoints
+from penstock_stack.endpoints import Endpoints
 from penstock_stack.ray_head import ray_environment, ray_temp_dir
 
 START_S: Final = 120.0
@@ -31,14 +31,9 @@ def free_endpoints() -> tuple[int, Endpoints]:
     """Return an offset at which nothing listens, and its ports."""
     for offset in OFFSETS:
         found = Endpoints.from_environment({}, offset)
-        if not any(_is_taken(port) for port in found.ports.values()):
+        if not any(taken(port) for port in found.ports.values()):
             return offset, found
     raise RuntimeError(f"every offset of {OFFSETS} has a taken port")
-
-
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((HOST, port)) == 0
 
 
 @dataclass
