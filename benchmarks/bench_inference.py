@@ -27,6 +27,7 @@ import measure
 import plot
 import tables
 import workloads
+from confluent_kafka import KafkaException
 from contenders import BARE, Contender, Place, chosen
 from latency import Latency, Offer
 from measure import Limits
@@ -85,7 +86,7 @@ class Bench:
         """Let one failed run cost one figure and not the whole benchmark."""
         try:
             call()
-        except (RuntimeError, TimeoutError, OSError) as exc:
+        except (RuntimeError, TimeoutError, OSError, KafkaException) as exc:
             self.faults.append(f"{contender.name}: {exc}")
             tables.show(f"FAILED: {exc}", contender.name)
 
