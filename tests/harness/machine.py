@@ -25,10 +25,15 @@ def free_offset() -> int:
     It is this process's until it ends: its ports are still free when another looks at them.
     """
     for offset in PORT_OFFSETS:
-        ports = Endpoints.from_environment({}, offset).ports.values()
-        if claimed(offset) and not any(taken(port) for port in ports):
+        if claimed(offset) and not any(taken(port) for port in ports_at(offset)):
             return offset
     raise RuntimeError(f"every offset of {PORT_OFFSETS} is claimed or has a taken port")
+
+
+def ports_at(offset: int) -> set[int]:
+    """Return every port that a stack at an offset may bind."""
+    endpoints = Endpoints.from_environment({}, offset)
+    return {port for name in endpoints.ports for port in endpoints.span(name)}
 
 
 def claimed(offset: int) -> bool:

@@ -53,3 +53,8 @@ def test_two_equal_ports_are_refused_with_both_names() -> None:
 def test_an_offset_beyond_the_last_port_is_refused() -> None:
     with pytest.raises(ConfigError, match="--port-offset"):
         Endpoints.from_environment({}, 60_000)
+
+
+def test_a_port_among_those_of_rays_workers_is_refused_with_both_names() -> None:
+    with pytest.raises(ConfigError, match=r"RAY_WORKERS.*MLFLOW.*10399"):
+        Endpoints.from_environment({"PENSTOCK_MLFLOW_PORT": "10399"})

@@ -8,14 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from harness.machine import PORT_OFFSETS, a_stack_starts, claimed
-from penstock_stack.endpoints import RAY_WORKER_PORTS, Endpoints
-
-
-def ports_at(offset: int) -> set[int]:
-    ports = Endpoints.from_environment({}, offset).ports
-    first = ports["RAY_WORKERS"]
-    return {*ports.values(), *range(first, first + RAY_WORKER_PORTS)}
+from harness.machine import PORT_OFFSETS, a_stack_starts, claimed, ports_at
 
 
 def test_no_port_belongs_to_two_offsets_or_to_outgoing_connections() -> None:

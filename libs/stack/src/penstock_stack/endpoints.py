@@ -96,6 +96,10 @@ class Endpoints:
         """Return the port called ``name``."""
         return self.ports[name]
 
+    def span(self, name: str) -> range:
+        """Return all ports of an endpoint: one, but for Ray's workers."""
+        return _span(name, self.ports[name])
+
     def address(self, name: str) -> str:
         """Return ``host:port``."""
         return f"{HOST}:{self.ports[name]}"
@@ -105,17 +109,22 @@ class Endpoints:
         return f"http://{self.address(name)}{path}"
 
 
+def _span(name: str, port: int) -> range:
+    return range(port, port + (RAY_WORKER_PORTS if name == "RAY_WORKERS" else 1))
+
+
 def _check(ports: Mapping[str, int], offset: int) -> None:
     owner: dict[int, str] = {}
     for name, port in ports.items():
-        last = port + (RAY_WORKER_PORTS - 1 if name == "RAY_WORKERS" else 0)
-        if not 0 < port <= last <= _HIGHEST_PORT:
+        span = _span(name, port)
+        if not 0 < span[0] <= span[-1] <= _HIGHEST_PORT:
             raise ConfigError(
                 f"port {port} of {name} is out of range; change PENSTOCK_{name}_PORT "
                 f"or --port-offset (now {offset})"
             )
-        if port in owner:
-            raise ConfigError(
-                f"PENSTOCK_{name}_PORT and PENSTOCK_{owner[port]}_PORT are both {port}"
-            )
-        owner[port] = name
+        for one in span:
+            if one in owner:
+                raise ConfigError(
+                    f"PENSTOCK_{name}_PORT and PENSTOCK_{owner[one]}_PORT both take port {one}"
+                )
+            owner[one] = name

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from penstock_stack import probes
 from penstock_stack.component import Component, Launch, StackConfig
-from penstock_stack.endpoints import HIDDEN_PORTS, HOST, RAY_WORKER_PORTS
+from penstock_stack.endpoints import HIDDEN_PORTS, HOST
 
 LOGICAL_CPUS = 4
 """Ray counts CPUs, it does not bind them; replicas and jobs must fit on two real cores."""
@@ -75,7 +75,7 @@ def _prepare(config: StackConfig) -> Launch:
     config.logs.mkdir(parents=True, exist_ok=True)
     (config.logs / "ray").symlink_to(temp / "session_latest" / "logs")
     port = config.endpoints.port
-    first_worker = port("RAY_WORKERS")
+    workers = config.endpoints.span("RAY_WORKERS")
     flags = {
         "node-ip-address": HOST,
         "port": port("RAY_GCS"),
@@ -88,8 +88,8 @@ def _prepare(config: StackConfig) -> Launch:
         "dashboard-agent-grpc-port": port("RAY_AGENT_GRPC"),
         "metrics-export-port": port("RAY_METRICS"),
         "runtime-env-agent-port": port("RAY_RUNTIME_ENV"),
-        "min-worker-port": first_worker,
-        "max-worker-port": first_worker + RAY_WORKER_PORTS - 1,
+        "min-worker-port": workers[0],
+        "max-worker-port": workers[-1],
         "num-cpus": LOGICAL_CPUS,
         "object-store-memory": OBJECT_STORE_BYTES,
         "temp-dir": temp,
