@@ -35,17 +35,18 @@ test: test-unit ## Run the whole suite that CI runs; what has a stack waits most
 test-unit: ## Run the tests that need nothing but Python
 	$(BIN)/pytest -n 2 tests/unit tests/contract tests/ledger
 
-test-integration: ## Run the tests of the parts against the real stack
-	$(BIN)/pytest -m "not faults" --durations 20 tests/integration
+test-integration: ## Run the tests of the parts against the real infrastructure
+	$(BIN)/pytest -m "not faults" --durations 20 tests/integration tests/faults
 
 test-e2e: ## Run the tests of the whole: events in, predictions out, faults in between
-	$(BIN)/pytest -m "not faults" --durations 20 tests/e2e tests/faults
+	$(BIN)/pytest -m "not faults" --durations 20 tests/e2e
 
 test-demo: ## Run the demo, and check outside of it what it says
 	$(BIN)/pytest tests/demo
 
 test-faults: ## Run the longer fault injections (not part of test)
-	$(BIN)/pytest -m faults tests/integration tests/e2e tests/faults
+	$(BIN)/pytest -m "faults and not e2e" --durations 20 tests/integration tests/faults && parts=0 || parts=$$?; \
+	$(BIN)/pytest -m "faults and e2e" tests/e2e && exit $$parts
 
 bench: ## Run the benchmark and write its table (about an hour; see benchmarks/README.md)
 	$(BIN)/python benchmarks/bench_inference.py --readme

@@ -7,6 +7,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 # Its plugin imports it when the run ends, and two threads that parse at once fail on CPython 3.11
@@ -15,6 +16,7 @@ import hypothesis  # noqa: F401
 import numpy as np
 import pytest
 import yaml
+from harness.infrastructure import infrastructure
 from harness.machine import a_stack_starts, free_offset
 from harness.stack import Stack, is_setting
 from harness.tiny_pipeline import write_folder
@@ -65,25 +67,29 @@ def fraud_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stack(fraud_folder: Path, tiny_folder: Path) -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest, fraud_folder: Path, tiny_folder: Path) -> Iterator[Stack]:
     """Return a running stack.
 
     PENSTOCK_TEST_STACK names the data directory of one that runs already; it is left running.
-    Otherwise one is started on ports of its own and stopped at the end.
+    Otherwise one is started on ports of its own and stopped at the end: the infrastructure, and the
+    services too if a test marked e2e is to run. The others start what they need of them.
     """
     named = os.environ.get("PENSTOCK_TEST_STACK")
     if named:
         yield Stack(Path(named))
         return
+    with_services = any(item.get_closest_marker("e2e") for item in request.session.items)
     with tempfile.TemporaryDirectory(prefix="penstock-test-") as folder:
-        with a_stack_starts():
-            started = Stack.start(Path(folder), free_offset(), (fraud_folder, tiny_folder))
-        try:
+        data_dir, offset = Path(folder), free_offset()
+        with ExitStack() as running:
+            with a_stack_starts():
+                started = running.enter_context(
+                    Stack.running(data_dir, offset, (fraud_folder, tiny_folder))
+                    if with_services
+                    else infrastructure(data_dir, offset)
+                )
             yield started
-        finally:
-            started.stop()
-        left = [" ".join(process.cmdline())[:200] for process in started.processes()]
-        assert not left, f"penstock down leaves processes: {left}"
+        assert not started.left(), f"what was stopped leaves processes: {started.left()}"
 
 
 @pytest.fixture(scope="session")

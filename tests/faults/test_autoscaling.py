@@ -13,7 +13,7 @@ from harness.fault_world import FaultWorld
 from harness.serve_service import ServeService
 from harness.waiting import eventually
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(420)]
 
 EVENTS: Final = 60_000
 UP_S: Final = 120.0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from harness.bare_router import PREFIX, ServicePlaces
+from harness.child import child
+from harness.infrastructure import infrastructure
 from harness.machine import taken
 from harness.stack import is_setting
 from harness.waiting import eventually
@@ -23,7 +23,6 @@ from penstock_stack.endpoints import Endpoints
 from penstock_stack.ray_head import ray_environment, ray_temp_dir
 
 START_S: Final = 120.0
-STOP_S: Final = 40.0
 OFFSETS: Final = range(8_080, 15_000, 1_010)
 
 
@@ -63,13 +62,10 @@ class ServeService:
             self.root / "stack", cache_dir(os.environ), endpoints, port_offset=offset
         )
         own = {k: v for k, v in os.environ.items() if not is_setting(k)}
-        log = self.root / "ray.txt"
-        command = [sys.executable, "-m", "penstock_stack", str(config.data_dir), str(offset), "ray"]
-        with _process(command, own, log):
-            eventually(lambda: "ready:" in log.read_text(), START_S, "Ray is up")
+        with infrastructure(config.data_dir, offset, "ray"):
             environment = own | ray_environment(config) | self._settings(endpoints)
             command = [sys.executable, "-m", "penstock_inference"]
-            with _process(command, environment, self.root / "inference.txt"):
+            with child(command, environment, self.root / "inference.txt"):
                 eventually(lambda: self.ready == 1, START_S, "a router takes records")
                 yield self
         assert not ray_temp_dir(config.data_dir).exists(), "Ray has left something"
@@ -103,24 +99,3 @@ class ServeService:
             f"{PREFIX}LOOP__SESSION_TIMEOUT_S": "6",
             **self.extra,
         }
-
-
-@contextmanager
-def _process(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[None]:
-    """Run a process that ends on SIGTERM, with its output in a file."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
-        )
-        try:
-            yield
-        except BaseException:
-            print(log.read_text(errors="replace")[-4_000:])  # noqa: T201 - shown with the failure
-            raise
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(STOP_S)

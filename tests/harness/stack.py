@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,6 +79,18 @@ class Stack:
                 started.stop()
             raise
         return started
+
+    @classmethod
+    @contextmanager
+    def running(
+        cls, data_dir: Path, port_offset: int, pipelines: tuple[Path, ...]
+    ) -> Iterator[Stack]:
+        """Run a stack for the time of the block."""
+        started = cls.start(data_dir, port_offset, pipelines)
+        try:
+            yield started
+        finally:
+            started.stop()
 
     def stop(self) -> None:
         """Stop everything."""
@@ -194,6 +207,10 @@ class Stack:
     def processes(self) -> list[psutil.Process]:
         """Return every process that names the data directory, as an argument or a variable."""
         return [p for p in psutil.process_iter() if p.pid != os.getpid() and self._owns(p)]
+
+    def left(self) -> list[str]:
+        """Return the commands of these processes."""
+        return [" ".join(process.cmdline())[:200] for process in self.processes()]
 
     def _owns(self, process: psutil.Process) -> bool:
         mark = str(self.data_dir)

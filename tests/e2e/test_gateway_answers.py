@@ -15,7 +15,7 @@ from harness.http_server import Caller, well_said
 from harness.stack import Stack
 from harness.waiting import eventually
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 TIMEOUT_S = 30.0
 
