@@ -32,6 +32,7 @@ _NO_LEADER_YET: Final = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._NOENT,  # noqa: SLF001 - "No leaders found", the client's word for it
 )
 """A topic just made answers so for a moment."""
 
