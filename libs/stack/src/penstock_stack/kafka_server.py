@@ -35,9 +35,8 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=5
 group.initial.rebalance.delay.ms=0
-# A killed worker's open transaction holds back read_committed consumers until it is aborted.
-transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
-# A killed writer's transaction ends at its own timeout, not at the next 10 s sweep after it.
+# A killed worker's open transaction holds back read_committed consumers until it is aborted: at its
+# own time-out, not at the next 10 s sweep after it.
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 # Bounds whole batches, not records; the topics have limits of their own.
 message.max.bytes=8388608
