@@ -36,10 +36,10 @@ test-unit: ## Run the tests that need nothing but Python
 	$(BIN)/pytest -n 2 tests/unit tests/contract tests/ledger
 
 test-integration: ## Run the tests of the parts against the real infrastructure
-	$(BIN)/pytest -m "not faults" --durations 20 tests/integration tests/faults
+	$(BIN)/pytest -m "not faults" --durations 20 tests/integration
 
 test-e2e: ## Run the tests of the whole: events in, predictions out, faults in between
-	$(BIN)/pytest -m "not faults" --durations 20 tests/e2e
+	$(BIN)/pytest -m "not faults" --durations 20 tests/e2e tests/faults
 
 test-demo: ## Run the demo, and check outside of it what it says
 	$(BIN)/pytest tests/demo
