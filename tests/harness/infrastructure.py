@@ -13,7 +13,7 @@ from harness.child import child
 from harness.stack import Stack, is_setting
 from harness.waiting import eventually
 
-START_S: Final = 180.0
+START_S: Final = 120.0
 
 
 @contextmanager

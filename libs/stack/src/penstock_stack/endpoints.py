@@ -88,9 +88,9 @@ class Endpoints:
             if not text.isdecimal():
                 raise ConfigError(f"{variable} must be a port number, got {text!r}")
             ports[name] = int(text)
-        shifted = {name: port + offset for name, port in ports.items()}
-        _check(shifted, offset)
-        return cls(shifted)
+        found = cls({name: port + offset for name, port in ports.items()})
+        _check(found, offset)
+        return found
 
     def port(self, name: str) -> int:
         """Return the port called ``name``."""
@@ -98,7 +98,8 @@ class Endpoints:
 
     def span(self, name: str) -> range:
         """Return all ports of an endpoint: one, but for Ray's workers."""
-        return _span(name, self.ports[name])
+        port = self.ports[name]
+        return range(port, port + (RAY_WORKER_PORTS if name == "RAY_WORKERS" else 1))
 
     def address(self, name: str) -> str:
         """Return ``host:port``."""
@@ -109,14 +110,10 @@ class Endpoints:
         return f"http://{self.address(name)}{path}"
 
 
-def _span(name: str, port: int) -> range:
-    return range(port, port + (RAY_WORKER_PORTS if name == "RAY_WORKERS" else 1))
-
-
-def _check(ports: Mapping[str, int], offset: int) -> None:
+def _check(endpoints: Endpoints, offset: int) -> None:
     owner: dict[int, str] = {}
-    for name, port in ports.items():
-        span = _span(name, port)
+    for name, port in endpoints.ports.items():
+        span = endpoints.span(name)
         if not 0 < span[0] <= span[-1] <= _HIGHEST_PORT:
             raise ConfigError(
                 f"port {port} of {name} is out of range; change PENSTOCK_{name}_PORT "
