@@ -20,7 +20,7 @@ MESSAGE_MAX_BYTES = EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES
 
 
 SHORT_LINGER_S = 0.001
-"""Longest wait for a producer batch to fill where latency counts, seconds."""
+"""Longest wait for a producer batch to fill where commits come faster than `linger_s`, seconds."""
 TRANSACTION_RETRY_MS = 10
 """First wait before a request is sent again; it doubles up to a second. The coordinator refuses a
 request while it writes down the one before, a matter of milliseconds: librdkafka's 100 ms would be
@@ -115,15 +115,16 @@ class KafkaSettings(BaseModel):
             "queue.buffering.max.messages": loop.producer_queue_rows,
             "queue.buffering.max.kbytes": loop.producer_queue_kib,
         }
-        if transactional_id is None or loop.commit_interval_s < loop.linger_s:
-            # Without a transaction nothing ends the wait for company but itself, and where commits
-            # come faster each would have to send all of its interval: part of every latency.
-            config["linger.ms"] = min(loop.linger_s, SHORT_LINGER_S) * 1000
         if transactional_id is not None:
+            if loop.commit_interval_s < loop.linger_s:
+                # Each commit would have to send all of its interval: part of every latency.
+                config["linger.ms"] = SHORT_LINGER_S * 1000
             config["transactional.id"] = transactional_id
             config["retry.backoff.ms"] = TRANSACTION_RETRY_MS
             config["transaction.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
         else:
+            # No commit ends the wait for company, so it would be part of every latency.
+            config["linger.ms"] = 0.0
             config["delivery.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
             config["delivery.report.only.error"] = True
         return config
@@ -205,8 +206,8 @@ class LoopSettings(BaseModel):
     """Largest batch sent to a partition; keep it below the topics' max.message.bytes. Small batches
     fill the five requests that may be on their way, and the client then polls without a pause."""
     linger_s: float = Field(default=0.05, ge=0.0)
-    """Wait for a producer batch to fill, seconds; a commit does not wait for it. Without
-    transactions, or with a shorter commit_interval_s at the start, it is 1 ms at most."""
+    """Wait for a producer batch to fill, seconds; a commit does not wait for it. With a shorter
+    commit_interval_s at the start it is 1 ms, without transactions none."""
     compression: Literal["none", "lz4", "zstd", "snappy", "gzip"] = "lz4"
     """Codec of what we produce."""
     statistics_interval_s: PositiveFloat = 1.0
