@@ -15,6 +15,9 @@ from harness.bare_router import ServicePlaces
 from harness.broker import Cluster
 from harness.fault_window import VERDICTS
 from harness.fault_world import FaultWorld
+from harness.infrastructure import infrastructure
+from harness.machine import free_offset
+from harness.stack import Stack
 
 MakeWorld = Callable[..., FaultWorld]
 MakeCluster = Callable[..., Cluster]
@@ -50,6 +53,26 @@ def make_world(fault_places: ServicePlaces, tmp_path: Path) -> Iterator[MakeWorl
             return world
 
         yield make
+
+
+@pytest.fixture(scope="module")
+def own_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Return a model server of a module's own, which it may kill or give bad models."""
+    with infrastructure(tmp_path_factory.mktemp("triton"), free_offset(), "triton") as running:
+        yield running
+
+
+@pytest.fixture
+def own_world(
+    own_triton: Stack, fault_places: ServicePlaces, tmp_path: Path
+) -> Iterator[FaultWorld]:
+    """Return a world whose routers ask that model server."""
+    grpc, models_dir = own_triton.triton_grpc_url, own_triton.models_dir
+    places = replace(fault_places, triton_grpc=grpc, models_dir=models_dir)
+    with ExitStack() as closing:
+        world = FaultWorld(places, tmp_path)
+        closing.callback(world.close)
+        yield world
 
 
 @pytest.fixture

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 from harness.background import Background
 from harness.bad_models import KINDS, Rollout
-from harness.bare_router import ServicePlaces
 from harness.fault_window import FaultWindow
 from harness.fault_world import FaultWorld
-from harness.own_triton import OwnTriton
 from harness.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(400)]
@@ -22,32 +15,14 @@ PACE = 500.0
 BACK_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def own_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnTriton]:
-    server = OwnTriton(tmp_path_factory.mktemp("triton"))
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def world(
-    own_triton: OwnTriton, fault_places: ServicePlaces, tmp_path: Path
-) -> Iterator[FaultWorld]:
-    places = replace(fault_places, triton_grpc=own_triton.grpc, models_dir=own_triton.models_dir)
-    with ExitStack() as closing:
-        made = FaultWorld(places, tmp_path)
-        closing.callback(made.close)
-        yield made
-
-
 @pytest.mark.parametrize("kind", KINDS[:3])
 def test_champion_that_cannot_serve_leaves_the_old_one_serving(
-    world: FaultWorld, seed: int, in_background: Background, kind: str
+    own_world: FaultWorld, seed: int, in_background: Background, kind: str
 ) -> None:
-    world.start_ingest()
-    rollout = Rollout(world)
-    with FaultWindow(world, f"F25 champion {kind}", seed) as window:
-        router = world.started_router()
+    own_world.start_ingest()
+    rollout = Rollout(own_world)
+    with FaultWindow(own_world, f"F25 champion {kind}", seed) as window:
+        router = own_world.started_router()
         publishing = window.publishing(in_background, 12.0, PACE)
         eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
         rollout.champion(rollout.publish(kind))

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 from harness.background import Background
 from harness.bad_models import KINDS, Rollout
-from harness.bare_router import BareRouter, ServicePlaces, counted
+from harness.bare_router import BareRouter, counted
 from harness.fault_window import FaultWindow
 from harness.fault_world import FaultWorld
 from harness.faults import kill
-from harness.own_triton import STUB, OwnTriton
+from harness.stack import Stack
 from harness.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(400)]
@@ -22,24 +17,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(4
 PACE = 500.0
 BACK_S = 60.0
 SHARE = 40
+STUB = "triton_python_backend_stub"
 
 
-@pytest.fixture(scope="module")
-def own_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnTriton]:
-    server = OwnTriton(tmp_path_factory.mktemp("triton"))
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def world(
-    own_triton: OwnTriton, fault_places: ServicePlaces, tmp_path: Path
-) -> Iterator[FaultWorld]:
-    places = replace(fault_places, triton_grpc=own_triton.grpc, models_dir=own_triton.models_dir)
-    with ExitStack() as closing:
-        made = FaultWorld(places, tmp_path)
-        closing.callback(made.close)
-        yield made
+def named(stack: Stack, name: str) -> list[int]:
+    return [p.pid for p in stack.processes() if p.name().startswith(name[:15])]
 
 
 def go_on(window: FaultWindow, router: BareRouter) -> None:
@@ -50,16 +32,16 @@ def go_on(window: FaultWindow, router: BareRouter) -> None:
 
 @pytest.mark.parametrize("victim", ["tritonserver", STUB])
 def test_killed_server_or_stub_comes_back_and_nothing_dies(
-    world: FaultWorld, own_triton: OwnTriton, seed: int, in_background: Background, victim: str
+    own_world: FaultWorld, own_triton: Stack, seed: int, in_background: Background, victim: str
 ) -> None:
     rounds = 2
-    world.start_ingest()
-    with FaultWindow(world, f"F9 {victim}", seed) as window:
-        router = world.started_router()
+    own_world.start_ingest()
+    with FaultWindow(own_world, f"F9 {victim}", seed) as window:
+        router = own_world.started_router()
         publishing = window.publishing(in_background, rounds * 20.0, PACE)
         eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
         for _ in range(rounds):
-            kill(own_triton.pids(victim))
+            kill(named(own_triton, victim))
             window.ended(f"kill -9 of {victim}")
             began = window.age_s
             go_on(window, router)
@@ -73,12 +55,12 @@ def test_killed_server_or_stub_comes_back_and_nothing_dies(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_canary_costs_no_event_its_prediction(
-    world: FaultWorld, seed: int, in_background: Background, kind: str
+    own_world: FaultWorld, seed: int, in_background: Background, kind: str
 ) -> None:
-    world.start_ingest()
-    rollout = Rollout(world)
-    with FaultWindow(world, f"F25 canary {kind}", seed) as window:
-        router = world.started_router()
+    own_world.start_ingest()
+    rollout = Rollout(own_world)
+    with FaultWindow(own_world, f"F25 canary {kind}", seed) as window:
+        router = own_world.started_router()
         publishing = window.publishing(in_background, 15.0, PACE)
         eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
         rollout.canary(rollout.publish(kind), SHARE)
@@ -86,8 +68,8 @@ def test_bad_canary_costs_no_event_its_prediction(
         window.ended(f"canary: {kind}")
         window.judge()
         versions = {p["model_version"] for p in window.run.decoded("predictions")}
-        fallbacks = counted(world.run_dir, "penstock_inference_canary_fallbacks_total")
-        out = counted(world.run_dir, "penstock_inference_canary_out")
+        fallbacks = counted(own_world.run_dir, "penstock_inference_canary_fallbacks_total")
+        out = counted(own_world.run_dir, "penstock_inference_canary_out")
         window.note(f"versions {versions}, {fallbacks:.0f} rows fell back, out {out:.0f}")
         assert versions == {"1"}
         assert fallbacks or out, "the canary was never tried: this proves nothing"

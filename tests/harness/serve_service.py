@@ -13,8 +13,7 @@ from typing import Final
 from harness.bare_router import PREFIX, ServicePlaces
 from harness.child import child
 from harness.infrastructure import infrastructure
-from harness.machine import taken
-from harness.stack import is_setting
+from harness.machine import free_offset
 from harness.waiting import eventually
 from penstock_inference.run_facts import live_replicas
 from penstock_stack.artifacts import cache_dir
@@ -23,16 +22,6 @@ from penstock_stack.endpoints import Endpoints
 from penstock_stack.ray_head import ray_environment, ray_temp_dir
 
 START_S: Final = 120.0
-OFFSETS: Final = range(8_080, 15_000, 1_010)
-
-
-def free_endpoints() -> tuple[int, Endpoints]:
-    """Return an offset at which nothing listens, and its ports."""
-    for offset in OFFSETS:
-        found = Endpoints.from_environment({}, offset)
-        if not any(taken(port) for port in found.ports.values()):
-            return offset, found
-    raise RuntimeError(f"every offset of {OFFSETS} has a taken port")
 
 
 @dataclass
@@ -57,13 +46,13 @@ class ServeService:
     @contextmanager
     def running(self) -> Iterator[ServeService]:
         """Start Ray and the service; end both."""
-        offset, endpoints = free_endpoints()
+        offset = free_offset()
+        endpoints = Endpoints.from_environment({}, offset)
         config = StackConfig(
             self.root / "stack", cache_dir(os.environ), endpoints, port_offset=offset
         )
-        own = {k: v for k, v in os.environ.items() if not is_setting(k)}
         with infrastructure(config.data_dir, offset, "ray"):
-            environment = own | ray_environment(config) | self._settings(endpoints)
+            environment = os.environ | ray_environment(config) | self._settings(endpoints)
             command = [sys.executable, "-m", "penstock_inference"]
             with child(command, environment, self.root / "inference.txt"):
                 eventually(lambda: self.ready == 1, START_S, "a router takes records")
