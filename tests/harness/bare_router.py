@@ -6,12 +6,14 @@ As a script it runs one `Router` with the service's own settings from the enviro
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -42,7 +44,7 @@ class ServicePlaces:
     models_dir: Path
 
 
-@dataclass
+@dataclass(eq=False)  # each is one process
 class BareRouter:
     """A router process.
 
@@ -100,9 +102,15 @@ class BareRouter:
         return self.process.wait(timeout_s)
 
     def stop(self, timeout_s: float = STOP_S) -> int:
-        """Ask it to drain and end; return its exit code."""
+        """Ask it to drain and end; return its exit code. One that stays says where it is."""
         self.process.send_signal(signal.SIGTERM)
-        return self.wait(timeout_s)
+        try:
+            return self.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)
+            with suppress(subprocess.TimeoutExpired):
+                self.wait(1.0)
+            raise
 
     def end(self) -> None:
         """Make sure that it is gone, whatever state it is in."""
@@ -134,6 +142,7 @@ def main() -> int:
     from penstock_inference.settings import load_settings
     from penstock_pipelines.loader import load_pipeline
 
+    faulthandler.register(signal.SIGUSR1)
     stop = threading.Event()
 
     def on_stop(*_: Any) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, Message
 from penstock_schemas.errors import ConfigError
+from penstock_streaming import bounded_call
+from penstock_streaming import consumer as consumer_module
 from penstock_streaming.consumer import InputConsumer
 from penstock_streaming.testing import FakeBroker, FakeClients
 
@@ -70,3 +73,16 @@ def test_held_partitions_are_resumed_once(consumer: InputConsumer) -> None:
     consumer.gates.release()
     consumer.gates.release()
     assert len(calls) == 1
+
+
+def test_a_group_that_cannot_be_left_is_left_behind(
+    consumer: InputConsumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(consumer_module, "LEAVE_S", 0.01)
+    monkeypatch.setattr(bounded_call, "GRACE_S", 0.01)
+    stay = threading.Event()
+    fake: Any = consumer._client
+    fake.close = lambda: stay.wait(20)
+    consumer.close()
+    stay.set()
+    assert "leaving the group" in caplog.text

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from confluent_kafka import (
     KafkaError,
@@ -19,10 +19,12 @@ from confluent_kafka import (
 )
 from penstock_schemas.errors import PenstockError
 
+from penstock_streaming.bounded_call import within
 from penstock_streaming.clients import Clients, ConsumerClient
 from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
     AbortRequired,
+    OutcomeUnknown,
     Verdict,
     error_of,
     translated,
@@ -33,6 +35,9 @@ from penstock_streaming.lag import LagMeter
 from penstock_streaming.places import Places
 
 logger = logging.getLogger(__name__)
+
+LEAVE_S: Final = 3.0
+"""Time to leave the group; `bounded_call.GRACE_S` comes on top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +168,14 @@ class InputConsumer:
             raise translated(error_of(exc), f"committing {self.topic}") from exc
 
     def close(self) -> None:
-        """Leave the group."""
-        self._client.close()
+        """Leave the group; a client that cannot is left behind, for its session ends anyway.
+
+        librdkafka asks for the coordinator for as long as none answers (its issue 3740).
+        """
+        try:
+            within(lambda _: self._client.close(), LEAVE_S)
+        except OutcomeUnknown as exc:
+            logger.warning("%s: leaving the group: %s", self.topic, exc)
         self._events.clear()
         self.gates = Gates(self._client, self.topic)
 
