@@ -99,14 +99,18 @@ class Fleet:
 
     def __init__(self, world: FaultWorld, count: int) -> None:
         self.world = world
-        self.routers = [world.start_router() for _ in range(count)]
+        self.routers: list[BareRouter] = []
+        for _ in range(count):
+            self.add()
 
     def replace(self, router: BareRouter) -> None:
         self.routers.remove(router)
         self.add()
 
     def add(self) -> None:
-        self.routers.append(self.world.start_router())
+        # Outputs go to the broker at once, not with their commit: else a kill seldom finds any
+        # there that are not committed.
+        self.routers.append(self.world.start_router(linger_s=0.0))
 
     def stop(self) -> None:
         for router in self.routers:
