@@ -38,16 +38,21 @@ def fault_places(request: pytest.FixtureRequest) -> ServicePlaces:
 
 @pytest.fixture
 def make_world(fault_places: ServicePlaces, tmp_path: Path) -> Iterator[MakeWorld]:
-    """Return a maker of worlds; ``kafka`` names another cluster than the shared one."""
+    """Return a maker of worlds, with another cluster or model server than the shared ones."""
     with ExitStack() as closing:
         made = 0
 
-        def make(kafka: str | None = None, **facts: Any) -> FaultWorld:
+        def make(kafka: str | None = None, triton: Stack | None = None, **facts: Any) -> FaultWorld:
             nonlocal made
             made += 1
             root = tmp_path / f"world{made}"
             root.mkdir()
-            places = replace(fault_places, kafka=kafka) if kafka else fault_places
+            places = fault_places
+            if kafka:
+                places = replace(places, kafka=kafka)
+            if triton:
+                grpc, models_dir = triton.triton_grpc_url, triton.models_dir
+                places = replace(places, triton_grpc=grpc, models_dir=models_dir)
             world = FaultWorld(places, root, **facts)
             closing.callback(world.close)
             return world
@@ -63,16 +68,9 @@ def own_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def own_world(
-    own_triton: Stack, fault_places: ServicePlaces, tmp_path: Path
-) -> Iterator[FaultWorld]:
+def own_world(own_triton: Stack, make_world: MakeWorld) -> FaultWorld:
     """Return a world whose routers ask that model server."""
-    grpc, models_dir = own_triton.triton_grpc_url, own_triton.models_dir
-    places = replace(fault_places, triton_grpc=grpc, models_dir=models_dir)
-    with ExitStack() as closing:
-        world = FaultWorld(places, tmp_path)
-        closing.callback(world.close)
-        yield world
+    return make_world(triton=own_triton)
 
 
 @pytest.fixture

@@ -105,12 +105,19 @@ class ProducerApp:
     ) -> Published:
         """Send rows in their forms (None = plain Avro) at ``rate`` a second; wait for delivery."""
         start, pause = time.monotonic(), threading.Event()
-        for number, (row, form) in enumerate(rows):
+
+        def keep_pace(sent: int) -> None:
+            if rate is not None:
+                pause.wait(max(0.0, start + sent / rate - time.monotonic()))
+
+        sent = 0
+        for row, form in rows:
             self._send(row, form, published)
-            if number % 256 == 0:
+            sent += 1
+            if sent % 256 == 0:
                 self._producer.poll(0)
-                if rate is not None:
-                    pause.wait(max(0.0, start + number / rate - time.monotonic()))
+                keep_pace(sent)
+        keep_pace(sent)
         assert self._producer.flush(SEND_TIMEOUT_S) == 0, "events not delivered"
         assert not published.errors, published.errors[:3]
         return published

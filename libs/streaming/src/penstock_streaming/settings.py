@@ -109,25 +109,28 @@ class KafkaSettings(BaseModel):
             # librdkafka's default partitioner is not Java's: keys would land apart.
             "partitioner": "murmur2_random",
             "compression.type": loop.compression,
-            "linger.ms": loop.linger_s * 1000,
+            "linger.ms": _linger_s(loop, transactional_id is not None) * 1000,
             "batch.size": loop.producer_batch_bytes,
             "message.max.bytes": MESSAGE_MAX_BYTES,
             "queue.buffering.max.messages": loop.producer_queue_rows,
             "queue.buffering.max.kbytes": loop.producer_queue_kib,
         }
         if transactional_id is not None:
-            if loop.commit_interval_s < loop.linger_s:
-                # Each commit would have to send all of its interval: part of every latency.
-                config["linger.ms"] = SHORT_LINGER_S * 1000
             config["transactional.id"] = transactional_id
             config["retry.backoff.ms"] = TRANSACTION_RETRY_MS
             config["transaction.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
         else:
-            # No commit ends the wait for company, so it would be part of every latency.
-            config["linger.ms"] = 0.0
             config["delivery.timeout.ms"] = int(loop.transaction_timeout_s * 1000)
             config["delivery.report.only.error"] = True
         return config
+
+
+def _linger_s(loop: LoopSettings, in_transactions: bool) -> float:
+    if not in_transactions:
+        return 0.0  # no commit ends the wait for company: it would be part of every latency
+    if loop.commit_interval_s < loop.linger_s:
+        return SHORT_LINGER_S  # each commit would have to send all of its interval
+    return loop.linger_s
 
 
 class LoopSettings(BaseModel):
