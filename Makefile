@@ -8,7 +8,7 @@ UV := .tools/uv
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help install fmt lint types test test-unit test-integration test-e2e test-demo test-faults test-faults-parts test-faults-whole bench bench-loop demo up down gen check clean
+.PHONY: help install fmt lint types test test-unit test-integration test-e2e test-demo test-faults bench bench-loop demo up down gen check clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,15 +44,9 @@ test-e2e: ## Run the tests of the whole: events in, predictions out, faults in b
 test-demo: ## Run the demo, and check outside of it what it says
 	$(BIN)/pytest tests/demo
 
-test-faults: ## Run the longer fault injections (not part of test): the data plane's by themselves
-	$(MAKE) -j 2 -k test-faults-parts test-faults-whole; others=$$?; \
-	$(BIN)/pytest -m "faults and not e2e" --durations 20 tests/faults && exit $$others
-
-test-faults-parts: ## Run the fault injections of single parts
-	$(BIN)/pytest -m "faults and not e2e" tests/integration
-
-test-faults-whole: ## Run the fault injections that need every service
-	$(BIN)/pytest -m "faults and e2e" tests/e2e
+test-faults: ## Run the longer fault injections (not part of test)
+	$(BIN)/pytest -m "faults and not e2e" --durations 20 tests/integration tests/faults && parts=0 || parts=$$?; \
+	$(BIN)/pytest -m "faults and e2e" tests/e2e && exit $$parts
 
 bench: ## Run the benchmark and write its table (about an hour; see benchmarks/README.md)
 	$(BIN)/python benchmarks/bench_inference.py --readme

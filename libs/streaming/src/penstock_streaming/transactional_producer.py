@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 from penstock_schemas.errors import BrokerUnavailable, FencedError
 
 from penstock_streaming.bounded_call import within
@@ -27,6 +27,8 @@ class TransactionalProducer(OutputProducer):
     """Outputs, dead letters and offsets become visible together or not at all."""
 
     _member_id: str = ""
+    _lost: KafkaError | None = None
+    """A connection that this producer has lost since it took its id."""
 
     def open(self) -> None:
         """Take the transactional id, with a new producer unless one is already at it.
@@ -44,7 +46,7 @@ class TransactionalProducer(OutputProducer):
             If the broker refuses us.
         """
         if self._open_client is None:
-            self._open_client = self._connect({})
+            self._open_client = self._connect({"error_cb": self._on_error})
         try:
             within(self._client.init_transactions, self._loop.init_timeout_s)
         except OutcomeUnknown as exc:
@@ -58,6 +60,12 @@ class TransactionalProducer(OutputProducer):
             if verdict(error) in (Verdict.CONFIG, Verdict.FENCED):
                 raise translated(error, "taking the transactional id") from exc
             raise BrokerUnavailable(f"taking the transactional id: {error.str()}") from exc
+        self._lost = None
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Note what the client meets in the background; called while it is served."""
+        if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+            self._lost = error
 
     def begin(self) -> None:
         """Open a transaction as the group member that we are now."""
@@ -68,6 +76,9 @@ class TransactionalProducer(OutputProducer):
 
     def commit(self, ends: list[TopicPartition]) -> None:
         """Add the offsets and commit.
+
+        Not with a producer that has lost a connection: it may remember a coordinator that is gone,
+        and would then wait for that one until its time is up (librdkafka issue 5511).
 
         Raises
         ------
@@ -84,6 +95,9 @@ class TransactionalProducer(OutputProducer):
         if self._fail_points.armed == "after_flush":
             self.settle()
             self._fail_points.reach("after_flush")
+        self._serve(client.poll, 0)
+        if self._lost is not None:
+            raise OutcomeUnknown(f"a connection was lost: {self._lost.str()}", Verdict.RETRY)
         self._call(lambda t: client.send_offsets_to_transaction(ends, metadata, t), deadline)
         self._fail_points.reach("after_offsets")
         self._fail_points.during("during_commit")
