@@ -45,7 +45,7 @@ test-demo: ## Run the demo, and check outside of it what it says
 	$(BIN)/pytest tests/demo
 
 test-faults: ## Run the longer fault injections (not part of test)
-	$(BIN)/pytest -m "faults and not e2e" --durations 20 tests/integration tests/faults && parts=0 || parts=$$?; \
+	$(BIN)/pytest -m "faults and not e2e" --durations 40 tests/integration tests/faults && parts=0 || parts=$$?; \
 	$(BIN)/pytest -m "faults and e2e" tests/e2e && exit $$parts
 
 bench: ## Run the benchmark and write its table (about an hour; see benchmarks/README.md)

@@ -5,34 +5,51 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 from harness.fault_window import FULL, FaultWindow
 from harness.fault_world import FaultWorld
+from harness.lanes import in_lanes
 from penstock_streaming.fail_points import FAIL_POINTS
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
 LEAVES_ABORTED_OUTPUTS = {"mid_produce", "after_flush", "after_offsets"}
 EVENTS = 20_000 if FULL else 5_000
+LANES = 2
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One round: where the first ingest dies, at which visit, and the seed of the events."""
+
+    place: str
+    visit: int
+    seed: int
 
 
 @pytest.mark.timeout(1200)
 def test_ingest_killed_at_every_place(make_world: Callable[..., FaultWorld], seed: int) -> None:
     rng = random.Random(seed)
-    world = make_world()
-    router = world.started_router()
-    for number, place in enumerate(FAIL_POINTS):
-        visit = rng.randint(1, 3)
-        with FaultWindow(world, f"F1 ingest {place}:{visit}", seed + number) as window:
-            window.publish(EVENTS)
-            first = world.start_ingest(PENSTOCK_FAIL_POINT=f"{place}:{visit}")
-            assert first.wait(90) == -signal.SIGKILL
-            window.ended(f"kill at {place}")
-            second = world.start_ingest()
-            report = window.judge()
-            second.send_signal(signal.SIGTERM)
-            assert second.wait(30) == 0
-        if place in LEAVES_ABORTED_OUTPUTS:
-            assert report.aborted.get("features", 0) > 0, f"{place} missed"
-    assert router.stop() == 0
+    worlds = [make_world() for _ in range(LANES)]
+    routers = [world.started_router() for world in worlds]
+    turns = [Kill(place, rng.randint(1, 3), seed + n) for n, place in enumerate(FAIL_POINTS)]
+    in_lanes(worlds, turns, kill)
+    assert [router.stop() for router in routers] == [0] * LANES
+
+
+def kill(world: FaultWorld, turn: Kill) -> None:
+    """Have ingest die at a place; its successor must leave the log as if nothing happened."""
+    place = f"{turn.place}:{turn.visit}"
+    with FaultWindow(world, f"F1 ingest {place}", turn.seed) as window:
+        window.publish(EVENTS)
+        first = world.start_ingest(PENSTOCK_FAIL_POINT=place)
+        assert first.wait(90) == -signal.SIGKILL
+        window.ended(f"kill at {turn.place}")
+        second = world.start_ingest()
+        report = window.judge()
+        second.send_signal(signal.SIGTERM)
+        assert second.wait(30) == 0
+    if turn.place in LEAVES_ABORTED_OUTPUTS:
+        assert report.aborted.get("features", 0) > 0, f"{turn.place} missed"

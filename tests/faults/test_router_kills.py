@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 from harness.background import Background
@@ -14,6 +14,7 @@ from harness.bare_router import BareRouter
 from harness.fault_window import FULL, FaultWindow, await_ready
 from harness.fault_world import FaultWorld
 from harness.faults import frozen
+from harness.lanes import in_lanes
 from harness.waiting import eventually
 from penstock_streaming.fail_points import FAIL_POINTS
 
@@ -28,11 +29,21 @@ LANES = 3
 PACE = 1_000.0
 
 
-def kill_at(world: FaultWorld, place: str, seed: int, events: int) -> None:
+@dataclass(frozen=True)
+class Kill:
+    """One round of F1: where the first router dies, of what seed, after how many events."""
+
+    place: str
+    seed: int
+    events: int
+
+
+def kill(world: FaultWorld, turn: Kill) -> None:
     """Have a router die at a place; its successor must leave the log as if nothing happened."""
-    visit = random.Random(seed).randint(1, 3)
-    with FaultWindow(world, f"F1 {place}:{visit}", seed) as window:
-        window.publish(events)
+    place = turn.place
+    visit = random.Random(turn.seed).randint(1, 3)
+    with FaultWindow(world, f"F1 {place}:{visit}", turn.seed) as window:
+        window.publish(turn.events)
         first = world.start_router(f"{place}:{visit}")
 
         def is_dead() -> bool:
@@ -50,23 +61,11 @@ def kill_at(world: FaultWorld, place: str, seed: int, events: int) -> None:
         assert report.aborted.get("predictions", 0) > 0, f"{place} missed"
 
 
-def in_lanes(worlds: Sequence[FaultWorld], rounds: Sequence[tuple[str, int]], events: int) -> None:
-    """Do the rounds, one lane per world: they are waiting most of the time."""
-
-    def lane(number: int) -> None:
-        for place, seed in rounds[number :: len(worlds)]:
-            kill_at(worlds[number], place, seed, events)
-
-    with ThreadPoolExecutor(len(worlds)) as pool:
-        for done in [pool.submit(lane, number) for number in range(len(worlds))]:
-            done.result()
-
-
 @pytest.mark.timeout(240)
 def test_killed_in_a_transaction(make_world: MakeWorld, seed: int) -> None:
     worlds = [make_world() for _ in QUICK_PLACES]
     worlds[0].start_ingest(others=worlds[1:])
-    in_lanes(worlds, [(place, seed) for place in QUICK_PLACES], 3_000)
+    in_lanes(worlds, [Kill(place, seed, 3_000) for place in QUICK_PLACES], kill)
 
 
 @pytest.mark.faults
@@ -75,7 +74,7 @@ def test_killed_at_every_place(make_world: MakeWorld, seed: int) -> None:
     worlds = [make_world() for _ in range(LANES)]
     worlds[0].start_ingest(others=worlds[1:])
     seeds = [seed + n for n in range(20 if FULL else 5)]
-    in_lanes(worlds, [(place, s) for s in seeds for place in FAIL_POINTS], 20_000)
+    in_lanes(worlds, [Kill(place, s, 20_000) for s in seeds for place in FAIL_POINTS], kill)
 
 
 @pytest.mark.faults
