@@ -120,7 +120,8 @@ class Fleet:
 @pytest.mark.timeout(1200)
 def test_killed_at_random(make_world: MakeWorld, seed: int, in_background: Background) -> None:
     rng, chaos_s = random.Random(seed), 600.0 if FULL else 90.0
-    world = make_world(partitions=3)
+    # A transaction is open most of the time, so that kills find one.
+    world = make_world(partitions=3, batching="{max_batch_rows: 400, commit_interval_ms: 500}")
     world.start_ingest()
     with FaultWindow(world, "F2", seed) as window:
         fleet = Fleet(world, 2)
