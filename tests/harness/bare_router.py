@@ -107,10 +107,15 @@ class BareRouter:
         try:
             return self.wait(timeout_s)
         except subprocess.TimeoutExpired:
+            self.show_stacks()
+            raise
+
+    def show_stacks(self) -> None:
+        """Have it print where its threads are, if it runs."""
+        if self.process.poll() is None:
             self.process.send_signal(signal.SIGUSR1)
             with suppress(subprocess.TimeoutExpired):
                 self.wait(1.0)
-            raise
 
     def end(self) -> None:
         """Make sure that it is gone, whatever state it is in."""

@@ -62,6 +62,8 @@ class FaultWindow:
     ) -> None:
         if error is not None:
             self.note(f"seed {self.seed}, after faults {self.faults}: {kind}")
+            for router in self.world.routers:
+                router.show_stacks()
             self._live.__exit__(kind, error, trace)
 
     @property

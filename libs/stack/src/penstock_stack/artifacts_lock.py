@@ -11,8 +11,8 @@ from pathlib import Path
 
 from penstock_stack.artifacts import cache_dir, sha256_of
 
-KAFKA = ("org.apache.kafka", "kafka_2.13", "4.3.1")
-LOG_BINDING = ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.4")
+KAFKA = ("org.apache.kafka", "kafka_2.13", "4.2.2")
+LOG_BINDING = ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.5")
 """Kafka logs through SLF4J 1.7; without a binding its log is empty."""
 REGISTRY = ("io.apicurio", "apicurio-registry-app", "3.3.3")
 
