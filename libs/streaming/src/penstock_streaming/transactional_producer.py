@@ -64,7 +64,7 @@ class TransactionalProducer(OutputProducer):
 
     def _on_error(self, error: KafkaError) -> None:
         """Note what the client meets in the background; called while it is served."""
-        if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+        if error.name() in ("_TRANSPORT", "_ALL_BROKERS_DOWN"):
             self._lost = error
 
     def begin(self) -> None:
