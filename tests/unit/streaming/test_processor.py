@@ -413,7 +413,7 @@ def test_a_producer_that_lost_a_connection_adds_no_offsets(make_rig: MakeRig) ->
     rig = make_rig().started()
     rig.feed(b"a")
     rig.turn(3)
-    rig.clients.producers[0].config["error_cb"](KafkaError(KafkaError._TRANSPORT))
+    rig.clients.producers[0].met.append(KafkaError(KafkaError._TRANSPORT))
     before = rig.broker.calls.count("send_offsets_to_transaction")
     rig.feed(b"b")
     rig.turn(4)
@@ -422,6 +422,16 @@ def test_a_producer_that_lost_a_connection_adds_no_offsets(make_rig: MakeRig) ->
     assert len(rig.clients.producers) == 2
     assert rig.broker.calls.count("send_offsets_to_transaction") == before + 1
     assert rig.count("penstock_transactions_total", result="recreated") == 1
+
+
+def test_what_a_producer_met_on_its_way_to_its_id_is_over(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    rig.broker.hindrances.append(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+    rig.started()
+    rig.feed(b"a")
+    rig.turn(4)
+    assert rig.broker.values(OUT) == [b"a"]
+    assert len(rig.clients.producers) == 1
 
 
 def test_an_abortable_error_aborts_and_reads_again(make_rig: MakeRig) -> None:

@@ -65,6 +65,8 @@ class FakeBroker:
         Of every topic.
     topic_failure
         The answer to who asks for it instead.
+    hindrances
+        What the next producer meets in the background on its way to its transactional id.
     calls
         Names of the calls made, for assertions about order.
     """
@@ -73,6 +75,7 @@ class FakeBroker:
         self.log: dict[str, list[FakeRecord]] = defaultdict(list)
         self.offsets: dict[tuple[str, int], int] = {}
         self.aborted: list[FakeRecord] = []
+        self.hindrances: list[KafkaError] = []
         self.calls: list[str] = []
         self.message_max_bytes = 4_000_000
         self.queue_rows: int | None = None

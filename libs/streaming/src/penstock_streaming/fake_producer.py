@@ -21,9 +21,13 @@ class FakeProducer:
         self._records: list[FakeRecord] = []
         self._offsets: list[TopicPartition] = []
         self._queued = 0
+        self.met: list[KafkaError] = []
+        """What the client meets in the background, told when it is served."""
 
     def init_transactions(self, timeout: float) -> None:
-        """Take the transactional id."""
+        """Take the transactional id, meeting what the broker holds ready."""
+        self.met += self._broker.hindrances
+        self._broker.hindrances.clear()
         self._broker.perform("init_transactions", lambda: None)
 
     def begin_transaction(self) -> None:
@@ -52,6 +56,8 @@ class FakeProducer:
         """Make room in the queue."""
         self._queued = 0
         self._broker.perform("poll", lambda: None)
+        while self.met:
+            self.config["error_cb"](self.met.pop(0))
         return 0
 
     def flush(self, timeout: float) -> int:

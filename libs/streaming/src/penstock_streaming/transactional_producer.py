@@ -60,6 +60,7 @@ class TransactionalProducer(OutputProducer):
             if verdict(error) in (Verdict.CONFIG, Verdict.FENCED):
                 raise translated(error, "taking the transactional id") from exc
             raise BrokerUnavailable(f"taking the transactional id: {error.str()}") from exc
+        self._serve(self._client.poll, 0)  # what it has met on its way here is over
         self._lost = None
 
     def _on_error(self, error: KafkaError) -> None:
