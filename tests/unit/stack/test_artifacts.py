@@ -11,7 +11,6 @@ import pytest
 from penstock_schemas.errors import ConfigError
 from penstock_stack import artifacts
 from penstock_stack.artifacts import ArtifactError, LockedArtifact, fetch, read_lock
-from penstock_stack.artifacts_lock import KAFKA, REGISTRY
 
 CONTENT = b"the pinned bytes"
 ENTRY = LockedArtifact("kafka", "org.example:thing:1.0::jar", hashlib.sha256(CONTENT).hexdigest())
@@ -36,10 +35,9 @@ def use(monkeypatch: pytest.MonkeyPatch, remote: Remote) -> None:
 
 def test_the_shipped_lock_pins_kafka_with_a_log_binding_and_the_registry() -> None:
     names = {entry.coordinate: entry.group for entry in read_lock()}
-    version = KAFKA[-1]
-    assert names[f"org.apache.kafka:kafka_2.13:{version}::jar"] == "kafka"
-    assert names[f"org.apache.kafka:kafka-clients:{version}::jar"] == "kafka"
-    assert names[":".join((*REGISTRY, "all", "tar.gz"))] == "registry"
+    assert names["org.apache.kafka:kafka_2.13:4.2.2::jar"] == "kafka"
+    assert names["org.apache.kafka:kafka-clients:4.2.2::jar"] == "kafka"
+    assert names["io.apicurio:apicurio-registry-app:3.3.3:all:tar.gz"] == "registry"
     assert any("log4j-slf4j-impl" in name for name in names)
     assert sum(group == "kafka" for group in names.values()) == 46
 

@@ -44,6 +44,8 @@ class TransactionalProducer(OutputProducer):
             If the id is taken.
         ConfigError
             If the broker refuses us.
+        OutcomeUnknown
+            If the client has become unusable.
         """
         if self._open_client is None:
             self._open_client = self._connect({"error_cb": self._on_error})
