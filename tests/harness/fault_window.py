@@ -20,7 +20,7 @@ from penstock_ledger import Fault, Report
 
 SESSION_S: Final = 6.0
 TRANSACTION_S: Final = 10.0
-SWEEP_S: Final = 10.0
+SWEEP_S: Final = 1.0
 """Between two looks of a broker for timed-out transactions."""
 PROGRESS_S: Final = TRANSACTION_S + SWEEP_S + SESSION_S + 30.0
 """Time from the end of a fault to progress of every partition, seconds."""

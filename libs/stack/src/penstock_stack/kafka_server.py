@@ -35,8 +35,9 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 share.coordinator.state.topic.num.partitions=5
 group.initial.rebalance.delay.ms=0
-# Timed-out transactions are looked for every 10 s, the default: a sweep right after the start may
-# meet partitions that have no leader yet, and leaves these without their markers (KAFKA-20734).
+# A killed worker's open transaction holds back read_committed consumers until it is aborted: at its
+# own time-out, not at the next 10 s sweep after it.
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 # Bounds whole batches, not records; the topics have limits of their own.
 message.max.bytes=8388608
 replica.fetch.max.bytes=8388608
