@@ -410,19 +410,35 @@ def test_an_unknown_outcome_makes_a_new_producer_and_neither_loses_nor_doubles(
     assert rig.count("penstock_transactions_total", result="recreated") == 1
 
 
-def test_a_producer_that_lost_a_connection_adds_no_offsets(make_rig: MakeRig) -> None:
+def test_a_producer_that_lost_a_connection_begins_no_transaction(make_rig: MakeRig) -> None:
     rig = make_rig().started()
     rig.feed(b"a")
     rig.turn(3)
     rig.clients.producers[0].met.append(KafkaError(KafkaError._TRANSPORT))
-    before = rig.broker.calls.count("send_offsets_to_transaction")
+    before = rig.broker.calls.count("begin_transaction")
     rig.feed(b"b")
     rig.turn(4)
     assert rig.broker.values(OUT) == [b"a", b"b"]
     assert rig.broker.offsets == {(IN, 0): 2}
     assert len(rig.clients.producers) == 2
-    assert rig.broker.calls.count("send_offsets_to_transaction") == before + 1
+    assert rig.broker.calls.count("begin_transaction") == before + 1
     assert rig.count("penstock_transactions_total", result="recreated") == 1
+
+
+def test_a_producer_that_loses_a_connection_adds_no_offsets_and_leaves(make_rig: MakeRig) -> None:
+    rig = make_rig(max_transaction_rows=2, commit_interval_s=60.0, max_batch_rows=1).started()
+    rig.feed(b"a")
+    rig.turn(3)
+    rig.clients.producers[0].met.append(KafkaError(KafkaError._TRANSPORT))
+    rig.feed(b"b")
+    rig.turn(6)
+    assert rig.broker.values(OUT) == [b"a", b"b"]
+    assert rig.broker.offsets == {(IN, 0): 2}
+    assert len(rig.clients.producers) == 2
+    assert rig.broker.calls.count("send_offsets_to_transaction") == 1
+    left, dropped = (rig.broker.calls.index(call) for call in ("abort_transaction", "purge"))
+    assert left < dropped, "the client was dropped within its transaction"
+    assert [r.value for r in rig.broker.aborted] == [b"a", b"b"]
 
 
 def test_what_a_producer_met_on_its_way_to_its_id_is_over(make_rig: MakeRig) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
 
 from confluent_kafka import KafkaError, TopicPartition
 from penstock_schemas.errors import BrokerUnavailable, FencedError
 
 from penstock_streaming.bounded_call import within
+from penstock_streaming.clients import ProducerClient
 from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
@@ -21,6 +24,9 @@ from penstock_streaming.errors import (
     verdict,
 )
 from penstock_streaming.producer import POLL_S, OutputProducer
+
+LEAVE_S: Final = 0.1
+"""For an abort that is only to end the client's own part of a transaction."""
 
 
 class TransactionalProducer(OutputProducer):
@@ -71,17 +77,23 @@ class TransactionalProducer(OutputProducer):
             self._lost = error
 
     def begin(self) -> None:
-        """Open a transaction as the group member that we are now."""
+        """Open a transaction as the group member that we are now.
+
+        Raises
+        ------
+        AbortRequired
+            If we are no member.
+        OutcomeUnknown
+            If this producer has lost a connection; make a new one.
+        """
+        self._check_connections()
         self._member_id = self._group.member_id()
         if not self._member_id:
             raise AbortRequired("membership of the group is lost", Verdict.MEMBERSHIP)
         self._call(lambda _: self._client.begin_transaction(), Deadline(0.0))
 
     def commit(self, ends: list[TopicPartition]) -> None:
-        """Add the offsets and commit.
-
-        Not with a producer that has lost a connection: it may remember a coordinator that is gone,
-        and would then wait for that one until its time is up (librdkafka issue 5511).
+        """Add the offsets and commit; not with a producer that has lost a connection.
 
         Raises
         ------
@@ -98,9 +110,11 @@ class TransactionalProducer(OutputProducer):
         if self._fail_points.armed == "after_flush":
             self.settle()
             self._fail_points.reach("after_flush")
-        self._serve(client.poll, 0)
-        if self._lost is not None:
-            raise OutcomeUnknown(f"a connection was lost: {self._lost.str()}", Verdict.RETRY)
+        try:
+            self._check_connections()
+        except OutcomeUnknown:
+            self._leave(client)
+            raise
         self._call(lambda t: client.send_offsets_to_transaction(ends, metadata, t), deadline)
         self._fail_points.reach("after_offsets")
         self._fail_points.during("during_commit")
@@ -112,6 +126,25 @@ class TransactionalProducer(OutputProducer):
             self._call(self._client.abort_transaction, Deadline(self._loop.commit_timeout_s))
         except AbortRequired as exc:
             raise OutcomeUnknown(f"abort failed: {exc}") from exc
+
+    def _check_connections(self) -> None:
+        """Refuse what may add offsets if a connection was lost.
+
+        This producer may remember a coordinator of the group that is gone, and would wait for that
+        one until its time is up (librdkafka issue 5511).
+        """
+        self._serve(self._client.poll, 0)
+        if self._lost is not None:
+            raise OutcomeUnknown(f"a connection was lost: {self._lost.str()}", Verdict.RETRY)
+
+    def _leave(self, client: ProducerClient) -> None:
+        """Have the client leave its transaction, however the broker takes it.
+
+        One that is dropped in the millisecond in which it is about to register its first partition
+        ends the process: librdkafka asserts that it has counted that request, which it has not yet.
+        """
+        with suppress(*CLIENT_EXCEPTIONS, OutcomeUnknown):
+            within(client.abort_transaction, LEAVE_S)
 
     def _call(self, call: Callable[[float], object], deadline: Deadline) -> None:
         """Make a transaction call, repeated while librdkafka says so and time is left."""
