@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 from harness.background import Background
 from harness.bare_router import counted
 from harness.broker import Broker, Cluster
-from harness.fault_window import FULL, FaultWindow
+from harness.fault_window import FULL, SESSION_S, FaultWindow
 from harness.fault_world import FaultWorld
 from harness.faults import frozen
 from harness.frame_proxy import FrameProxy, LostReplies
@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.integration]
 
 PACE = 1_000.0
 RESUME_S = 60.0
+REJOIN_S = 4.0
+"""Patience of the router while its broker is frozen: short, so that it joins the group anew."""
 
 
 def pause(seconds: float) -> None:
@@ -98,7 +100,7 @@ def test_broker_frozen(
     world = make_world(cluster.bootstrap)
     world.start_ingest()
     with FaultWindow(world, f"F12 {times} times", seed) as window:
-        router = world.started_router()
+        router = world.started_router(rejoin_timeout_s=REJOIN_S)
         publishing = window.publishing(in_background, times * (longest_s + 3.0), 200.0)
         for _ in range(times):
             await_work(window, 1)
@@ -110,6 +112,9 @@ def test_broker_frozen(
         report = window.judge()
         assert router.stop() == 0
     assert set(report.dead_letters) <= {"decode"}, "an outage was drained into the dead letters"
+    if shortest_s > SESSION_S + REJOIN_S:
+        anew = counted(world.run_dir, "penstock_rebalances_total", kind="rejoined")
+        assert anew, "the router has not lost its patience"
 
 
 @pytest.mark.faults

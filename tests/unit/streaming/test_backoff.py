@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from penstock_schemas.errors import RetryableError
-from penstock_streaming.backoff import Budget, Outage
+from penstock_streaming.backoff import Budget, Outage, Patience
 
 
 class Clock:
@@ -44,3 +44,34 @@ def test_a_budget_is_refilled_as_its_window_slides() -> None:
 
 def test_an_empty_budget_gives_nothing() -> None:
     assert not Budget(0, 10.0, Clock()).spend()
+
+
+def test_patience_ends_once_and_lasts_twice_as_long_the_next_time() -> None:
+    clock = Clock()
+    patience = Patience(10.0, clock)
+    clock.now = 50.0
+    assert patience.spend() is None, "nobody waits"
+    patience.begin()
+    clock.now = 55.0
+    patience.begin()
+    assert patience.spend() is None
+    clock.now = 60.0
+    assert patience.spend() == 10.0
+    clock.now = 79.0
+    assert patience.spend() is None
+    clock.now = 80.0
+    assert patience.spend() == 20.0
+
+
+def test_an_answer_ends_the_wait_and_makes_the_next_one_short_again() -> None:
+    clock = Clock()
+    patience = Patience(10.0, clock)
+    patience.begin()
+    clock.now = 10.0
+    assert patience.spend() == 10.0
+    patience.end()
+    clock.now = 100.0
+    assert patience.spend() is None
+    patience.begin()
+    clock.now = 110.0
+    assert patience.spend() == 10.0

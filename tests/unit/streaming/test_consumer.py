@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, Message
 from penstock_schemas.errors import ConfigError
 from penstock_streaming import bounded_call
 from penstock_streaming import consumer as consumer_module
+from penstock_streaming.backoff import Patience
 from penstock_streaming.consumer import InputConsumer
 from penstock_streaming.testing import FakeBroker, FakeClients
 
@@ -86,3 +87,62 @@ def test_a_group_that_cannot_be_left_is_left_behind(
     consumer.close()
     stay.set()
     assert "leaving the group" in caplog.text
+
+
+class TestPatience:
+    """A member that the group gives nothing any more, without a word."""
+
+    @pytest.fixture
+    def clients(self) -> FakeClients:
+        return FakeClients(FakeBroker())
+
+    @pytest.fixture
+    def now(self) -> list[float]:
+        return [0.0]
+
+    @pytest.fixture
+    def member(self, clients: FakeClients, now: list[float]) -> InputConsumer:
+        made = InputConsumer(clients, {}, "t")
+        made._patience = Patience(30.0, lambda: now[0])
+        made.subscribe()
+        clients.consumers[0].assign(0, 1)
+        made.fetch(1, 0.0)
+        return made
+
+    def test_it_joins_anew_and_hears_no_more_of_what_it_left(
+        self, member: InputConsumer, clients: FakeClients, now: list[float]
+    ) -> None:
+        left = clients.consumers[0]
+        left.lose(0, 1)
+        member.fetch(1, 0.0)
+        now[0] = 29.0
+        member.fetch(1, 0.0)
+        assert not left.is_closed
+        now[0] = 30.0
+        member.fetch(1, 0.0)
+        assert left.is_closed
+        left.assign(0)
+        left.poll(0.0)
+        assert member.gates.owned == set()
+        clients.consumers[1].assign(1)
+        member.fetch(1, 0.0)
+        left.lose(1)
+        left.poll(0.0)
+        assert member.gates.owned == {1}
+        assert [(e.kind, e.partitions) for e in member.take_events()] == [
+            ("assigned", (0, 1)),
+            ("lost", (0, 1)),
+            ("rejoined", ()),
+            ("assigned", (1,)),
+        ]
+
+    @pytest.mark.parametrize("kept", [(), (1,)])
+    def test_a_member_that_the_group_has_answered_is_left_alone(
+        self, member: InputConsumer, clients: FakeClients, now: list[float], kept: tuple[int, ...]
+    ) -> None:
+        clients.consumers[0].revoke(*{0, 1}.difference(kept))
+        clients.consumers[0].assign()
+        member.fetch(1, 0.0)
+        now[0] = 1_000.0
+        member.fetch(1, 0.0)
+        assert len(clients.consumers) == 1

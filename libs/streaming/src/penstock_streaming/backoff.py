@@ -83,3 +83,36 @@ class Budget:
             return False
         self._spent.append(now)
         return True
+
+
+class Patience:
+    """How long an answer is waited for before something is done; each time it ends, twice as long.
+
+    Parameters
+    ----------
+    first_s
+        The first wait, and the first after an answer.
+    clock
+        Monotonic seconds.
+    """
+
+    def __init__(self, first_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._first_s = self._wait_s = first_s
+        self._clock = clock
+        self._since: float | None = None
+
+    def begin(self) -> None:
+        """Wait from now on, unless that is so already."""
+        if self._since is None:
+            self._since = self._clock()
+
+    def end(self) -> None:
+        """Learn that the answer came."""
+        self._since, self._wait_s = None, self._first_s
+
+    def spend(self) -> float | None:
+        """Return the seconds that were waited if that was too long, and begin a longer wait."""
+        if self._since is None or (waited_s := self._clock() - self._since) < self._wait_s:
+            return None
+        self._since, self._wait_s = self._clock(), 2.0 * self._wait_s
+        return waited_s

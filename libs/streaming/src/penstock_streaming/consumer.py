@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from time import perf_counter
 from typing import Any, Final, Literal
 
-from confluent_kafka import (
-    KafkaError,
-    KafkaException,
-    Message,
-    TopicPartition,
-)
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from penstock_schemas.errors import PenstockError
 
+from penstock_streaming.backoff import Patience
 from penstock_streaming.bounded_call import within
 from penstock_streaming.clients import Clients, ConsumerClient
 from penstock_streaming.errors import (
@@ -32,6 +30,7 @@ from penstock_streaming.errors import (
 )
 from penstock_streaming.gates import Gates
 from penstock_streaming.lag import LagMeter
+from penstock_streaming.notices import without_notices
 from penstock_streaming.places import Places
 
 logger = logging.getLogger(__name__)
@@ -42,9 +41,9 @@ LEAVE_S: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Rebalance:
-    """What a callback was told."""
+    """What a callback was told, or what was done for want of one."""
 
-    kind: Literal["assigned", "revoked", "lost"]
+    kind: Literal["assigned", "revoked", "lost", "rejoined"]
     partitions: tuple[int, ...]
 
 
@@ -59,6 +58,9 @@ class InputConsumer:
         From `KafkaSettings.consumer_config`.
     topic
         The input topic.
+    rejoin_timeout_s
+        Longest time without an answer of the group while nothing is assigned; then a new client
+        takes the place of this one.
 
     Attributes
     ----------
@@ -72,21 +74,34 @@ class InputConsumer:
         Time that taking what had arrived took in the last fetch, seconds, without waiting for it.
     """
 
-    def __init__(self, clients: Clients, config: dict[str, Any], topic: str) -> None:
+    def __init__(
+        self,
+        clients: Clients,
+        config: dict[str, Any],
+        topic: str,
+        rejoin_timeout_s: float = inf,
+    ) -> None:
         self.topic = topic
         self.has_joined = False
         self.consume_s = 0.0
         self.lag = LagMeter(topic)
         self._events: list[Rebalance] = []
         self._startup_error: PenstockError | None = None
-        self._client: ConsumerClient = clients.consumer(
-            {**config, "error_cb": self._on_error, "stats_cb": self.lag.on_statistics}
+        self._patience = Patience(rejoin_timeout_s)
+        self._connect = partial(
+            clients.consumer,
+            {**config, "error_cb": self._on_error, "stats_cb": self.lag.on_statistics},
         )
-        self.gates = Gates(self._client, topic)
-        self.places = Places(self._client, topic, self.lag)
+        self._client = self._connect()
+        self._stand()
+
+    def _stand(self) -> None:
+        self.gates = Gates(self._client, self.topic)
+        self.places = Places(self._client, self.topic, self.lag)
 
     def subscribe(self) -> None:
         """Join the group; partitions come with a later `fetch`."""
+        self._patience.begin()
         self._client.subscribe(
             [self.topic],
             on_assign=self._on_assign,
@@ -102,6 +117,9 @@ class InputConsumer:
         FatalError
             If the client can go no further.
         """
+        waited_s = self._patience.spend()
+        if waited_s is not None:
+            self._join_anew(waited_s)
         try:
             first = self._client.poll(timeout_s)
             if first is None:
@@ -117,7 +135,7 @@ class InputConsumer:
         if self._startup_error is not None and not self.has_joined:
             raise self._startup_error
         if any(map(Message.error, messages)):
-            messages = self._without_errors(messages)
+            messages = without_notices(messages, self.topic, self.places)
         return messages
 
     def take_events(self) -> list[Rebalance]:
@@ -168,58 +186,58 @@ class InputConsumer:
             raise translated(error_of(exc), f"committing {self.topic}") from exc
 
     def close(self) -> None:
-        """Leave the group; a client that cannot is left behind, for its session ends anyway.
+        """Leave the group; a client that cannot is left behind, for its session ends anyway."""
+        self._leave(self._client)
+        self._events.clear()
+        self._stand()
 
-        librdkafka asks for the coordinator for as long as none answers (its issue 3740).
+    def _join_anew(self, waited_s: float) -> None:
+        """Be another member, with a client that remembers nothing (ADR 0029).
+
+        A client that has lost its partitions was seen to wait for ever, unknown to the group.
         """
+        logger.warning("%s: no partitions for %.0f s: joining anew", self.topic, waited_s)
+        left, self._client = self._client, self._connect()
+        self._stand()
+        self.subscribe()
+        self._events.append(Rebalance("rejoined", ()))
+        self._leave(left)
+
+    def _leave(self, client: ConsumerClient) -> None:
+        """Have a client leave; librdkafka asks for a coordinator until one answers (issue 3740)."""
         try:
-            within(lambda _: self._client.close(), LEAVE_S)
+            within(lambda _: client.close(), LEAVE_S)
         except OutcomeUnknown as exc:
             logger.warning("%s: leaving the group: %s", self.topic, exc)
-        self._events.clear()
-        self.gates = Gates(self._client, self.topic)
-
-    def _without_errors(self, messages: list[Message]) -> list[Message]:
-        """Drop the client's notices; raise those that no later poll can cure."""
-        for message in messages:
-            error = message.error()
-            if error is None:
-                continue
-            if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 - its public name
-                offset = message.offset()
-                if offset is None or offset < 0:
-                    continue  # nothing is committed: `places.begin` sees to it
-                raise self.places.gap(message.partition() or 0, offset)
-            if verdict(error) not in (Verdict.RETRY, Verdict.MEMBERSHIP) or error.fatal():
-                raise translated(error, f"reading {self.topic}")
-            logger.warning("reading %s: %s", self.topic, error.name())
-        return [m for m in messages if m.error() is None]
 
     def _on_assign(self, client: ConsumerClient, partitions: list[TopicPartition]) -> None:
+        if client is not self._client:
+            return  # a member that we are no longer
+        self._patience.end()
         client.incremental_assign(partitions)
         if partitions:
             client.pause(partitions)
         self.has_joined = True
-        self.gates.take([tp.partition for tp in partitions])
-        self.lag.on_moved(tp.partition for tp in partitions)
-        self._note("assigned", partitions)
+        ours = [tp.partition for tp in partitions]
+        self.gates.take(ours)
+        self.lag.on_moved(ours)
+        self._events.append(Rebalance("assigned", tuple(ours)))
 
-    def _on_revoke(self, _: ConsumerClient, partitions: list[TopicPartition]) -> None:
-        self._give_up("revoked", partitions)
+    def _on_revoke(self, client: ConsumerClient, partitions: list[TopicPartition]) -> None:
+        if client is self._client:
+            self._give_up("revoked", partitions)
 
-    def _on_lost(self, _: ConsumerClient, partitions: list[TopicPartition]) -> None:
-        self._give_up("lost", partitions)
+    def _on_lost(self, client: ConsumerClient, partitions: list[TopicPartition]) -> None:
+        if client is self._client:
+            self._give_up("lost", partitions)
 
     def _give_up(self, kind: Literal["revoked", "lost"], partitions: list[TopicPartition]) -> None:
         gone = [tp.partition for tp in partitions]
         self.gates.give_up(gone)
+        if not self.gates.owned:
+            self._patience.begin()
         self.lag.on_moved(gone)
-        self._note(kind, partitions)
-
-    def _note(
-        self, kind: Literal["assigned", "revoked", "lost"], partitions: list[TopicPartition]
-    ) -> None:
-        self._events.append(Rebalance(kind, tuple(tp.partition for tp in partitions)))
+        self._events.append(Rebalance(kind, tuple(gone)))
 
     def _on_error(self, error: KafkaError) -> None:
         """Note what the client meets in the background: only credentials stop the start."""

@@ -91,7 +91,7 @@ class LoopMetrics:
         )
         self.rebalances = Counter(
             "penstock_rebalances_total",
-            "Rebalances by kind: assigned, revoked, lost.",
+            "Rebalances by kind: assigned, revoked, lost, rejoined.",
             [*topic, "kind"],
             registry=registry,
         )

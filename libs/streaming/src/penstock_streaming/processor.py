@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from math import inf
 
 from penstock_schemas.errors import FatalError, FencedError, PenstockError, RetryableError
 
@@ -81,7 +82,10 @@ class Processor:
     ) -> None:
         clients = clients or ConfluentClients()
         context = LoopContext(input_topic, service, loop, metrics, FailPoints.from_environment())
-        consumer = InputConsumer(clients, kafka.consumer_config(group_id, loop), input_topic)
+        # With KIP-848 the group says nothing to a member that it gives nothing to.
+        rejoin_s = loop.rejoin_timeout_s if loop.group_protocol == "classic" else inf
+        config = kafka.consumer_config(group_id, loop)
+        consumer = InputConsumer(clients, config, input_topic, rejoin_s)
         exactly_once = loop.delivery == "exactly_once"
         config = kafka.producer_config(loop, transactional_id if exactly_once else None)
         kind = TransactionalProducer if exactly_once else FlushingProducer

@@ -195,6 +195,9 @@ class LoopSettings(BaseModel):
     and session_timeout_s is the broker's to set. Change it for all members of a group at once."""
     session_timeout_s: float = Field(default=10.0, ge=6.0)
     """Silence after which the group gives our partitions away, seconds."""
+    rejoin_timeout_s: PositiveFloat = 30.0
+    """Time without partitions and without a word of the group after which a worker joins it anew,
+    seconds; twice as long each time. Classic protocol only."""
     max_poll_interval_s: PositiveFloat = 300.0
     """Longest time between two polls, seconds."""
     prefetch_rows: PositiveInt = 16_384
