@@ -84,8 +84,9 @@ class Processor:
         context = LoopContext(input_topic, service, loop, metrics, FailPoints.from_environment())
         # With KIP-848 the group says nothing to a member that it gives nothing to.
         rejoin_s = loop.rejoin_timeout_s if loop.group_protocol == "classic" else inf
-        config = kafka.consumer_config(group_id, loop)
-        consumer = InputConsumer(clients, config, input_topic, rejoin_s)
+        consumer = InputConsumer(
+            clients, kafka.consumer_config(group_id, loop), input_topic, rejoin_s
+        )
         exactly_once = loop.delivery == "exactly_once"
         config = kafka.producer_config(loop, transactional_id if exactly_once else None)
         kind = TransactionalProducer if exactly_once else FlushingProducer
