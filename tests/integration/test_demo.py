@@ -91,6 +91,8 @@ class PlayedLoop(threading.Thread):
         self.name_ = topics.pipeline
         self.stop = threading.Event()
         self.lose = self.repeat = 0
+        self.split_keys: set[bytes] = set()
+        self.canary_keys: set[bytes] = set()
         self._story = story
         self._connection = connection
         self._producer = Producer({"bootstrap.servers": connection.bootstrap_servers})
@@ -140,6 +142,10 @@ class PlayedLoop(threading.Thread):
             return
         is_canary = buckets([key], self.name_)[0] < self._split[1] * 100
         promoted = self._split == (0, 100)
+        if self._split == (90, 10):
+            self.split_keys.add(key)
+            if is_canary:
+                self.canary_keys.add(key)
         record = {
             "event_id": value[6 : 6 + value[5] // 2].decode(),  # the first field, a short string
             "event_time": 0, "predicted_at": 0, "pipeline": self.name_, "model_name": "m",
@@ -217,15 +223,28 @@ CLOSES = {
 
 
 @pytest.fixture
+def played() -> Iterator[list[PlayedLoop]]:
+    """Return the loops that the test plays; they end with it."""
+    loops: list[PlayedLoop] = []
+    yield loops
+    for one in loops:
+        one.stop.set()
+        one.join(30)
+
+
+@pytest.fixture
 def play(
-    config: StackConfig, kafka_bootstrap: str, registry_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., module.Outcome]]:
+    config: StackConfig,
+    kafka_bootstrap: str,
+    registry_url: str,
+    played: list[PlayedLoop],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., module.Outcome]:
     """Return a function that shows a story and returns what the demo saw."""
     monkeypatch.setattr(module, "MEASURED_LABELS", 3_000)
     monkeypatch.setattr(module, "CONTROL_LABELS", 6_000)
     monkeypatch.setattr(module, "REPORT_WITHIN_S", 0.1)
     pipeline = load_pipeline(config.pipelines[0])
-    played: list[PlayedLoop] = []
 
     def show(story: dict[int, list[str]], **plan: object) -> module.Outcome:
         played.append(PlayedLoop(pipeline, Connection(kafka_bootstrap, registry_url), story))
@@ -233,14 +252,11 @@ def play(
         given = {"seed": 3, "drift": "concept", "drift_at": AT, "rate": RATE, **plan}
         return run(config, DemoPlan(**given), PlainView())
 
-    yield show
-    for one in played:
-        one.stop.set()
-        one.join(30)
+    return show
 
 
 def test_a_loop_that_closes_is_seen_whole(
-    play: Callable[..., module.Outcome], config: StackConfig
+    play: Callable[..., module.Outcome], played: list[PlayedLoop]
 ) -> None:
     outcome = play(CLOSES)
     facts, counts = outcome.facts, outcome.ledger
@@ -252,7 +268,10 @@ def test_a_loop_that_closes_is_seen_whole(
     assert after["rows"] >= 3_000
     assert after["oracle"] > 0.9
     assert after["champion_interval"][0] < after["champion"] < after["champion_interval"][1]
-    assert 8 <= facts["canary"]["keys_percent"] <= 12
+    (loop,) = played
+    share = 100 * len(loop.canary_keys) / len(loop.split_keys)  # 10 %, and the hash's chance
+    assert facts["canary"]["keys"] == len(loop.canary_keys) > 0
+    assert facts["canary"]["keys_percent"] == pytest.approx(share, rel=0.05)
     assert facts["canary"]["keys_with_both"] == 0
     assert facts["retrain"]["model_version"] == "2"
     assert facts["retrain"]["metrics"] == {"canary_auc": 0.9}
