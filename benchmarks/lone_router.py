@@ -8,7 +8,6 @@ It shows what each costs: BENCH_WITHOUT names what is left out, a comma between 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from typing import Any, Final
@@ -95,9 +94,10 @@ def main() -> int:
     from penstock_inference.router import Router
     from penstock_inference.settings import load_settings
     from penstock_pipelines.loader import load_pipeline
+    from penstock_streaming.service_command import on_stop
 
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    on_stop(stop.set)
     settings = load_settings()
     router = Router(settings, load_pipeline(settings.pipelines[0]))
     try:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from harness.figures import Figures
@@ -146,15 +146,11 @@ def main() -> int:
     from penstock_inference.router import Router
     from penstock_inference.settings import load_settings
     from penstock_pipelines.loader import load_pipeline
+    from penstock_streaming.service_command import on_stop
 
     faulthandler.register(signal.SIGUSR1)
     stop = threading.Event()
-
-    def on_stop(*_: Any) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_stop)
+    on_stop(stop.set)
     settings = load_settings()
     router = Router(settings, load_pipeline(settings.pipelines[0]))
     try:

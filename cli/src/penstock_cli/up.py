@@ -83,7 +83,9 @@ def run_in_foreground(config: StackConfig) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
-    with _interruption() as interrupted, _supervised(config) as supervisor:
+    from penstock_stack.interruption import interruption
+
+    with interruption() as interrupted, _supervised(config) as supervisor:
         supervisor.start()
         if supervisor.wait_ready(interrupted):
             supervisor.record_ready()
@@ -103,19 +105,6 @@ def _supervised(config: StackConfig) -> Iterator[Supervisor]:
         yield supervisor
 
 
-@contextmanager
-def _interruption() -> Iterator[threading.Event]:
-    """Turn SIGINT and SIGTERM into an event, so that stopping happens in one place."""
-    interrupted = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    old = [signal.signal(number, lambda *_: interrupted.set()) for number in numbers]
-    try:
-        yield interrupted
-    finally:
-        for number, handler in zip(numbers, old, strict=True):
-            signal.signal(number, handler)
-
-
 def start_detached(config: StackConfig) -> None:
     """Start the stack in a process of its own and wait until everything is ready.
 
@@ -127,6 +116,7 @@ def start_detached(config: StackConfig) -> None:
         It did not come up; nothing is left running.
     """
     from penstock_schemas.errors import ConfigError
+    from penstock_stack.interruption import interruption
     from penstock_stack.log_files import tail
 
     state = recorded_state(config.data_dir)
@@ -139,7 +129,7 @@ def start_detached(config: StackConfig) -> None:
     log = config.logs / "supervisor.log"
     size = log.stat().st_size if log.exists() else 0
     child = _spawn_foreground(config, log)
-    with _interruption() as interrupted:
+    with interruption() as interrupted:
         came_up = _follow(child, config, interrupted)
     if came_up:
         console.note(f"ready; state and logs in {config.data_dir}, stop with 'penstock down'")

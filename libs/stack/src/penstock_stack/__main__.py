@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from penstock_schemas.errors import PenstockError
@@ -18,21 +16,19 @@ from penstock_stack.artifacts import cache_dir
 from penstock_stack.component import StackConfig
 from penstock_stack.endpoints import Endpoints
 from penstock_stack.infrastructure import infrastructure
+from penstock_stack.interruption import interruption
 from penstock_stack.supervisor import supervised
 
 
 def main(arguments: list[str]) -> int:
     """Bring the named components up (all by default) and keep them up until SIGTERM or Ctrl-C."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    interrupted = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: interrupted.set())
     data_dir, offset, names = Path(arguments[0]).resolve(), int(arguments[1]), arguments[2:]
     endpoints = Endpoints.from_environment(os.environ, offset)
     config = StackConfig(data_dir, cache_dir(os.environ), endpoints, port_offset=offset)
     components = [c for c in infrastructure(config) if not names or c.name in names]
     try:
-        with supervised(config, components) as supervisor:
+        with interruption() as interrupted, supervised(config, components) as supervisor:
             supervisor.start()
             if supervisor.wait_ready(interrupted):
                 supervisor.record_ready()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from _thread import start_new_thread
 from collections.abc import Callable
-from types import FrameType
 from typing import TypeVar
 
 from penstock_schemas.errors import ConfigError
 from pydantic_settings import BaseSettings
 
 Settings = TypeVar("Settings", bound=BaseSettings)
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 def service_command(
@@ -48,14 +49,19 @@ def service_command(
             sys.stdout.write(settings.model_dump_json(indent=2) + "\n")
             return 0
         # Until there is something to drain, a stop need not wait for slow imports.
-        on_stop(lambda *_: sys.exit(0))
+        for number in _STOPS:
+            signal.signal(number, lambda *_: sys.exit(0))
         return run(settings)
     except ConfigError as exc:
         sys.stderr.write(f"{name}: {exc}\n")
         return 1
 
 
-def on_stop(action: Callable[[int, FrameType | None], object]) -> None:
-    """Have SIGTERM and SIGINT do this."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, action)
+def on_stop(action: Callable[[], object]) -> None:
+    """Have SIGTERM and SIGINT do this, in a thread of its own.
+
+    A handler runs wherever the main thread is, also where that holds the lock that ``action``
+    needs, such as that of the event it waits for.
+    """
+    for number in _STOPS:
+        signal.signal(number, lambda *_: start_new_thread(action, ()))

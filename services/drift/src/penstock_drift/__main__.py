@@ -22,7 +22,7 @@ def _run(settings: DriftSettings) -> int:
     from penstock_drift.app import run  # slow to import: not needed for the rest
 
     stop = threading.Event()
-    on_stop(lambda *_: stop.set())
+    on_stop(stop.set)
     return run(settings, stop)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 
 from penstock_schemas.errors import ConfigError
+from penstock_streaming.service_command import on_stop
 from penstock_telemetry.logs import configure_logging
 
 from penstock_inference.run_facts import want_replicas
@@ -61,12 +61,7 @@ def _run(settings: InferenceSettings) -> int:
     from penstock_inference.service import run  # slow to import: not needed for the rest
 
     stop = threading.Event()
-
-    def listen() -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
-
-    code = run(settings, stop, listen)
+    code = run(settings, stop, lambda: on_stop(stop.set))
     sys.stderr.flush()
     if code:
         os._exit(code)  # Ray's own clean-up at exit waits for a head that is gone

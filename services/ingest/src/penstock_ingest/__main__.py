@@ -22,7 +22,7 @@ def _run(settings: IngestSettings) -> int:
     from penstock_ingest.app import run  # slow to import: not needed for the rest
 
     stop = threading.Event()
-    on_stop(lambda *_: stop.set())
+    on_stop(stop.set)
     return run(settings, stop)
 
 
