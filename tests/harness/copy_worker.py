@@ -21,10 +21,13 @@ from penstock_streaming.deadline import Deadline
 from penstock_streaming.handler import Completed, HandledBatch, MessageBatch, OutputColumns
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
+from penstock_streaming.service_command import on_stop
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 from prometheus_client import CollectorRegistry
 
 KAFKA_TIMEOUT_S = 10.0
+CAN_STOP = "a signal to stop is heard"
+"""What a worker logs once SIGTERM no longer kills it."""
 
 
 class NumberingCopy:
@@ -129,7 +132,8 @@ def main() -> None:
         ),
         metrics=LoopMetrics(CollectorRegistry()),
     )
-    signal.signal(signal.SIGTERM, lambda *_: processor.stop())
+    on_stop(processor.stop)
+    logging.info(CAN_STOP)
     processor.run()
 
 

@@ -60,9 +60,14 @@ class LedgerRun:
 
     def done(self, service: Service) -> int:
         """Return how far a service has committed since the window's start, in offsets."""
+        return sum(self.done_by_partition(service).values())
+
+    def done_by_partition(self, service: Service) -> dict[int, int]:
+        """Return the same of each partition."""
         name = self.topics.name(self.topics.input_role(service))
         committed = self.client.committed(self.topics.group(service), name)
-        return sum(max(0, o - self.marks[name].get(p, 0)) for p, o in committed.items())
+        marks = {p: self.marks[name].get(p, 0) for p in self.client.partitions(name)}
+        return {p: max(0, committed.get(p, mark) - mark) for p, mark in marks.items()}
 
     def drain(self, deadline_s: float) -> None:
         """Wait until both hops have nothing left."""

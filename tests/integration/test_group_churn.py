@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from harness.background import Background, background_calls
 from harness.broker import Cluster
+from harness.copy_worker import CAN_STOP
 from harness.loop_world import LoopWorld
 from harness.waiting import eventually, holds_for
 from penstock_streaming.deadline import Deadline
@@ -72,6 +73,8 @@ class Churn:
 
     def leave(self) -> None:
         worker = self.alive.pop(0)
+        log = self.folder / f"{self.world.workers.index(worker)}.log"
+        eventually(lambda: CAN_STOP in log.read_text(), 30, "the worker has started")
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(30) == 0
 

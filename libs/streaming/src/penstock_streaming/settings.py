@@ -197,7 +197,8 @@ class LoopSettings(BaseModel):
     """Silence after which the group gives our partitions away, seconds."""
     rejoin_timeout_s: PositiveFloat = 30.0
     """Time without partitions and without a word of the group after which a worker joins it anew,
-    seconds; twice as long each time. Classic protocol only."""
+    seconds; twice as long each time; more than session_timeout_s, for which the group keeps what
+    it had. Classic protocol only."""
     max_poll_interval_s: PositiveFloat = 300.0
     """Longest time between two polls, seconds."""
     prefetch_rows: PositiveInt = 16_384
