@@ -48,7 +48,7 @@ test-faults: ## Run the longer fault injections (not part of test)
 	$(BIN)/pytest -m "faults and not e2e" --durations 40 tests/integration tests/faults && parts=0 || parts=$$?; \
 	$(BIN)/pytest -m "faults and e2e" tests/e2e && exit $$parts
 
-bench: ## Run the benchmark and write its table (about an hour; see benchmarks/README.md)
+bench: ## Run the benchmark and write its table (70 minutes; see benchmarks/README.md)
 	$(BIN)/python benchmarks/bench_inference.py --readme
 
 bench-loop: ## Run the demo on five seeds with its controls (about 40 minutes)

@@ -9,7 +9,6 @@ reader of their output sees. See README.md beside this file for what is compared
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -76,13 +75,15 @@ class Bench:
         workloads.delete_topics(self.penstock.bootstrap, own)
 
     def latency(self, contenders: Sequence[Contender]) -> None:
-        """Run each contender once per rate and repeat."""
+        """Run each contender once per rate and repeat, in turns; the broker's first run is lost."""
+        for first in contenders[:1]:
+            self._tried(first, partial(self._offered, first, max(self.options.rates)))
         for repeat in range(self.options.latency_repeats):
             for contender in contenders:
                 for rate in self.options.rates:
-                    self._tried(contender, partial(self._offered, contender, rate, repeat))
+                    self._tried(contender, partial(self._judged, contender, rate, repeat))
 
-    def _tried(self, contender: Contender, call: Callable[[], None]) -> None:
+    def _tried(self, contender: Contender, call: Callable[[], object]) -> None:
         """Let one failed run cost one figure and not the whole benchmark."""
         try:
             call()
@@ -124,13 +125,16 @@ class Bench:
                 f"{contender.name}: {run.events:,} visible outputs of {options.records:,} records"
             )
 
-    def _offered(self, contender: Contender, rate: int, repeat: int) -> None:
+    def _offered(self, contender: Contender, rate: int) -> Latency:
         place = self._place(contender, "")
         offer = Offer(self.penstock.bootstrap, rate, self.options.latency_seconds, self.schema_ids)
         try:
-            run = latency.run(contender, place, offer)
+            return latency.run(contender, place, offer)
         finally:
             self._tidy(place)
+
+    def _judged(self, contender: Contender, rate: int, repeat: int) -> None:
+        run = self._offered(contender, rate)
         name = contender.name
         self.latencies.setdefault(name, []).append(run)
         facts = {"contender": name, "repeat": repeat}
@@ -161,7 +165,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--warm-s", type=float, help="not counted after the first output, seconds (2)")
     add("--rates", type=int, nargs="+", help="offered events/s of the latency (2000 10000)")
     add("--latency-seconds", type=float, help="judged time of each latency run (12)")
-    add("--latency-repeats", type=int, help="runs of each latency (1)")
+    add("--latency-repeats", type=int, help="runs of each latency (3)")
     add("--port-offset", type=int, default=20_000, help="where its infrastructure listens")
     add("--running", type=Path, help="data folder of a stack that runs at --port-offset")
     add("--results", type=Path, default=HERE / "results", help="folder of CSV, table and plot")
@@ -173,7 +177,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     quick = {"records": 200_000, "repeats": 1, "window_s": 5.0, "warm_s": 0.5}
     quick |= {"rates": [500], "latency_seconds": 3.0, "latency_repeats": 1}
     full = {"records": 4_000_000, "repeats": 5, "window_s": 20.0, "warm_s": 2.0}
-    full |= {"rates": [2_000, 10_000], "latency_seconds": 12.0, "latency_repeats": 1}
+    full |= {"rates": [2_000, 10_000], "latency_seconds": 12.0, "latency_repeats": 3}
     for name, value in (quick if options.quick else full).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -200,9 +204,9 @@ def run(options: argparse.Namespace, data_dir: Path) -> int:
         wanted = [c for c in everyone if c.group in options.part and c.name in names]
         bench = Bench(options, penstock, penstock.prepare())
         try:
-            bench.throughput(wanted)
-            if "latency" in options.part:
+            if "latency" in options.part:  # first: before the broker has gigabytes to write down
                 bench.latency([c for c in slow if c.name in names])
+            bench.throughput(wanted)
         finally:
             notes = [f"{options.records:,} records, 4 partitions; contenders in turns."]
             notes += [f"Left out: {name}: {why}." for name, why in peers.skipped.items()]
@@ -222,17 +226,7 @@ def _publish(bench: Bench, wanted: list[Contender], notes: list[str], began: flo
     if options.readme:
         tables.put_into(HERE / "README.md", text)
     if options.json:
-        rows = [
-            {"contender": name, "repeat": repeat, **asdict(one)}
-            for name, runs in bench.results.items()
-            for repeat, one in runs.items()
-        ]
-        slow = [
-            {"contender": name, **asdict(one)}
-            for name, runs in bench.latencies.items()
-            for one in runs
-        ]
-        print(json.dumps({"throughput": rows, "latency": slow, "faults": bench.faults}))
+        print(tables.as_json(bench.results, bench.latencies, bench.faults))
     else:
         print(text)
 

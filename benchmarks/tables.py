@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
 import platform
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -45,8 +47,9 @@ def machine() -> str:
     )
 
 
+@cache
 def commit() -> str:
-    """Return the commit that was measured."""
+    """Return the commit that was measured; the rows of a run make it no other one."""
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
@@ -99,16 +102,16 @@ def throughput_table(
 def latency_table(results: Mapping[str, Sequence[Latency]]) -> list[str]:
     """Return a table with a row per contender and rate, medians over its runs."""
     lines = [
-        "| contender | offered/s | reached/s | p50 ms | p99 ms | p99.9 ms | cores used "
-        "| missing | twice |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| contender | offered/s | n | reached/s | p50 ms, median (min to max) "
+        "| p99 ms, median (min to max) | p99.9 ms | cores used | missing | twice |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, runs in results.items():
         for rate in sorted({r.rate for r in runs}):
             same = [r for r in runs if r.rate == rate]
             lines.append(
-                f"| {name} | {rate:,} | {_median(same, 'achieved', 0)} "
-                f"| {_median(same, 'p50_ms', 1)} | {_median(same, 'p99_ms', 1)} "
+                f"| {name} | {rate:,} | {len(same)} | {_median(same, 'achieved', 0)} "
+                f"| {_spread(same, 'p50_ms')} | {_spread(same, 'p99_ms')} "
                 f"| {_median(same, 'p999_ms', 1)} | {_median(same, 'cpu_cores', 2)} "
                 f"| {sum(r.sent - r.got for r in same):,} "
                 f"| {sum(r.duplicates for r in same):,} |"
@@ -135,6 +138,21 @@ def report(
     if latencies:
         lines += ["### Latency, event creation to committed read", "", *latency_table(latencies)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def as_json(
+    results: Mapping[str, Runs],
+    latencies: Mapping[str, Sequence[Latency]],
+    faults: Sequence[str],
+) -> str:
+    """Return every run and what failed."""
+    runs = [
+        {"contender": name, "repeat": repeat, **asdict(one)}
+        for name, repeats in results.items()
+        for repeat, one in repeats.items()
+    ]
+    slow = [{"contender": name, **asdict(one)} for name, ran in latencies.items() for one in ran]
+    return json.dumps({"throughput": runs, "latency": slow, "faults": faults})
 
 
 def append_row(path: Path, facts: Mapping[str, Any], run: Measured | Latency) -> None:
@@ -175,6 +193,13 @@ def put_into(readme: Path, text: str) -> None:
 def show(run: object, name: str) -> None:
     """Print a run's figures to stderr as soon as they are there."""
     print(f"{time.strftime('%H:%M:%S')} {name}: {run}", file=sys.stderr, flush=True)
+
+
+def _spread(runs: Sequence[Any], name: str) -> str:
+    values = [value for run in runs if not math.isnan(value := getattr(run, name))]
+    if not values:
+        return "-"
+    return f"{statistics.median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})"
 
 
 def _median(runs: Sequence[Any], name: str, digits: int) -> str:

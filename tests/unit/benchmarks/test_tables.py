@@ -39,13 +39,22 @@ def test_a_repeat_that_failed_on_one_side_is_left_out_of_the_ratio() -> None:
 def test_the_report_holds_every_row_that_ran_and_no_other() -> None:
     everyone = [row(BARE), row("quix"), row(OURS, is_ours=True)]
     results = {BARE: {0: run(100)}, OURS: {0: run(420, batch_fill=0.5)}}
-    slow = {OURS: [Latency(2_000, 10, 9, 0, 2_000, 4.0, 9.0, 12.0, 0.3)]}
+    slow = {
+        OURS: [
+            Latency(2_000, 10, 9, 0, 2_000, 4.0, 9.0, 12.0, 0.3),
+            Latency(2_000, 10, 10, 0, 2_000, 6.0, 99.0, 99.0, 0.3),
+            Latency(2_000, 10, 10, 1, 2_000, 5.0, 8.0, 11.0, 0.3),
+        ]
+    }
     text = tables.report(everyone, results, slow, ["Left out: quix: there is no uv."])
     assert f"| {OURS} | what | at least once | 4 fields | 1 | 420 (420 to 420) | 4.20 |" in text
     assert "| 0.50 |" in text
     assert "| quix |" not in text
     assert "there is no uv" in text
-    assert "| 2,000 | 2,000 | 4.0 | 9.0 | 12.0 | 0.30 | 1 | 0 |" in text
+    assert (
+        f"| {OURS} | 2,000 | 3 | 2,000 | 5.0 (4.0 to 6.0) | 9.0 (8.0 to 99.0) "
+        "| 12.0 | 0.30 | 1 | 1 |"
+    ) in text
 
 
 def test_the_picture_is_drawn_with_either_half_missing(tmp_path: Path) -> None:
