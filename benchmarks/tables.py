@@ -196,15 +196,19 @@ def show(run: object, name: str) -> None:
 
 
 def _spread(runs: Sequence[Any], name: str) -> str:
-    values = [value for run in runs if not math.isnan(value := getattr(run, name))]
+    values = _values(runs, name)
     if not values:
         return "-"
     return f"{statistics.median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})"
 
 
 def _median(runs: Sequence[Any], name: str, digits: int) -> str:
-    values = [value for run in runs if not math.isnan(value := getattr(run, name))]
+    values = _values(runs, name)
     return _number(statistics.median(values), digits) if values else "-"
+
+
+def _values(runs: Sequence[Any], name: str) -> list[float]:
+    return [value for run in runs if not math.isnan(value := getattr(run, name))]
 
 
 def _number(value: float, digits: int) -> str:

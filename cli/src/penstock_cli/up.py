@@ -80,11 +80,11 @@ def components(config: StackConfig) -> list[Component]:
 
 def run_in_foreground(config: StackConfig) -> None:
     """Run the stack in this process until SIGINT or SIGTERM."""
+    from penstock_stack.interruption import interruption
+
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
     )
-    from penstock_stack.interruption import interruption
-
     with interruption() as interrupted, _supervised(config) as supervisor:
         supervisor.start()
         if supervisor.wait_ready(interrupted):
