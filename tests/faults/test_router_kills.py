@@ -25,7 +25,7 @@ LEAVES_ABORTED_OUTPUTS = {"mid_produce", "after_flush"}
 """Places where outputs have reached the broker for certain and cannot be committed. Offsets may be
 sent before the outputs of a short transaction are."""
 QUICK_PLACES = ("mid_produce", "after_offsets", "during_commit")
-LANES = 3
+LANES = 5
 PACE = 1_000.0
 
 

@@ -1,6 +1,6 @@
 """The real router as a process of its own, without Ray Serve around it.
 
-As a script it runs one `Router` with the service's own settings from the environment, until SIGTERM
+The process runs one `Router` with the service's own settings from the environment, until SIGTERM
 (exit 0) or the end of its loop (exit 1). Serve adds placement and restarts; here the test is both.
 """
 
@@ -17,6 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from harness.forked import Forked
 
 if TYPE_CHECKING:
     from harness.figures import Figures
@@ -81,8 +83,7 @@ class BareRouter:
             "OMP_NUM_THREADS": "1",
             **self.extra,
         }
-        command = [sys.executable, str(Path(__file__).resolve())]
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True)
+        self.process = Forked(environment)
 
     @property
     def pid(self) -> int:
@@ -162,7 +163,3 @@ def main() -> int:
         return 1
     router.close()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
