@@ -8,7 +8,7 @@ UV := .tools/uv
 BIN := .venv/bin
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help install fmt lint types test test-unit test-integration test-e2e test-demo test-faults bench bench-loop demo up down gen check clean
+.PHONY: help install fmt lint types test test-unit test-integration test-e2e test-demo test-faults bench bench-model bench-loop demo up down gen check clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test-faults: ## Run the longer fault injections (not part of test)
 
 bench: ## Run the benchmark and write its table (70 minutes; see benchmarks/README.md)
 	$(BIN)/python benchmarks/bench_inference.py --readme
+
+bench-model: ## Run the service on a model that costs, against a client that only asks the model (10 minutes)
+	$(BIN)/python benchmarks/bench_model.py
 
 bench-loop: ## Run the demo on five seeds with its controls (about 40 minutes)
 	$(BIN)/python benchmarks/bench_loop.py

@@ -70,7 +70,7 @@ class Bench:
             workloads.fill(self.penstock.bootstrap, topic, self.options.records, payloads)
         for repeat in range(self.options.repeats):
             for contender in contenders:
-                self._tried(contender, partial(self._once, contender, repeat, topics))
+                self._tried(contender, partial(self.once, contender, repeat, topics))
         own = [name for topic in topics.values() for name in (topic, f"{topic}.dlq")]
         workloads.delete_topics(self.penstock.bootstrap, own)
 
@@ -96,7 +96,8 @@ class Bench:
         tag = f"bench-{self.mark}-{self.runs}"
         return Place(source or f"{tag}.in", f"{tag}.out", tag)
 
-    def _once(self, contender: Contender, repeat: int, topics: dict[Any, str]) -> None:
+    def once(self, contender: Contender, repeat: int, topics: dict[Any, str]) -> None:
+        """Run a contender on the topic of its kind of input, from its start to its end."""
         place = self._place(contender, topics[contender.reads])
         bootstrap, options = self.penstock.bootstrap, self.options
         workloads.create_topic(bootstrap, place.output)
@@ -194,7 +195,7 @@ def run(options: argparse.Namespace, data_dir: Path) -> int:
             stack.enter_context(infrastructure(data_dir, options.port_offset))
         penstock = Penstock(data_dir, options.running or data_dir, endpoints)
         stack.callback(penstock.tidy)
-        triton = (endpoints.address("TRITON_GRPC"), penstock.triton_pids)
+        triton = (penstock.triton, penstock.triton_pids)
         environments = HERE.parent / ".penstock" / "bench" / "peers"
         peers = Peers(options.peers, data_dir, penstock.bootstrap, triton, environments)
         theirs = peers.contenders() if {"systems", "latency"} & set(options.part) else []

@@ -67,12 +67,26 @@ class Penstock:
         For logs and pipelines.
     stack_dir
         Of the infrastructure: its model repository and Ray's token are there.
+    served
+        The model.
+    server
+        host:port and model repository of another model server than the infrastructure's.
     """
 
-    def __init__(self, data_dir: Path, stack_dir: Path, endpoints: Endpoints) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        stack_dir: Path,
+        endpoints: Endpoints,
+        served: workloads.Served = workloads.SMALL,
+        server: tuple[str, Path] | None = None,
+    ) -> None:
         self._data_dir = data_dir
         self._stack_dir = stack_dir
         self._endpoints = endpoints
+        self._served = served
+        own = (endpoints.address("TRITON_GRPC"), stack_dir / "models")
+        self.triton, self._models = server or own
         self._triton: list[int] = []
         self.bootstrap = endpoints.address("KAFKA")
         self._kafka = KafkaSettings(bootstrap_servers=self.bootstrap)
@@ -81,10 +95,9 @@ class Penstock:
 
     def prepare(self) -> dict[str, int]:
         """Load the models into Triton; return the id of each input's schema."""
-        models = self._stack_dir / "models"
-        triton = grpcclient.InferenceServerClient(self._endpoints.address("TRITON_GRPC"))
+        triton = grpcclient.InferenceServerClient(self.triton)
         for name, output in ((SERVED_AS, "scores"), (MODEL, "score")):
-            workloads.write_triton_model(models, name, output)
+            workloads.write_triton_model(self._models, name, output, self._served)
             triton.load_model(name, client_timeout=LOAD_S)
         return {
             name: self._registry.register(f"bench.{name}-value", json.dumps(schema))
@@ -93,19 +106,19 @@ class Penstock:
 
     def tidy(self) -> None:
         """Unload the models and remove their files, where the infrastructure stays."""
-        triton = grpcclient.InferenceServerClient(self._endpoints.address("TRITON_GRPC"))
+        triton = grpcclient.InferenceServerClient(self.triton)
         for name in (SERVED_AS, MODEL):
             triton.unload_model(name, client_timeout=LOAD_S)
-            shutil.rmtree(self._stack_dir / "models" / name, ignore_errors=True)
+            shutil.rmtree(self._models / name, ignore_errors=True)
 
     def triton_pids(self) -> list[int]:
-        """Return the process that listens on Triton's port."""
+        """Return the process that listens on Triton's port; none where that is another host."""
         if not all(map(psutil.pid_exists, self._triton)) or not self._triton:
-            port = self._endpoints.port("TRITON_GRPC")
+            port = self.triton.rpartition(":")[2]
             self._triton = [
                 c.pid
                 for c in psutil.net_connections("tcp")
-                if c.laddr and c.laddr.port == port and c.status == "LISTEN" and c.pid
+                if c.laddr and str(c.laddr.port) == port and c.status == "LISTEN" and c.pid
             ]
         return self._triton
 
@@ -196,7 +209,7 @@ class Penstock:
     def _inference(self, variant: Variant, folder: Path, run_dir: Path) -> Launch:
         prefix = "PENSTOCK_INFERENCE_"
         ours = self._common(prefix, variant, folder, run_dir)
-        ours[f"{prefix}TRITON__GRPC_URL"] = self._endpoints.address("TRITON_GRPC")
+        ours[f"{prefix}TRITON__GRPC_URL"] = self.triton
         if not variant.serve:
             ours |= {"BENCH_WITHOUT": variant.without, "OMP_NUM_THREADS": "1"}
             ours["PROMETHEUS_MULTIPROC_DIR"] = str(run_dir / METRICS)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +29,8 @@ DISTINCT: Final = 20_000
 """Distinct payloads; the rest repeat them."""
 ID_AT: Final = slice(6, 38)
 """Where the 32 characters of the event's id lie: after the framing and one byte of length."""
+CALL_ROWS: Final = 1024
+"""Most rows of one call to a model."""
 TIMEOUT_S: Final = 120.0
 
 _HEAD: Final[list[dict[str, Any]]] = [
@@ -141,28 +145,46 @@ def fill(bootstrap: str, topic: str, records: int, payloads: Pool) -> None:
         raise RuntimeError(f"{topic}: not every record was delivered within {TIMEOUT_S:.0f} s")
 
 
-def write_model(path: Path, output: str) -> None:
-    """Write the model, 30 floats → Gemm 64 → ReLU → Gemm 1 → sigmoid, as ONNX.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How Triton serves a model of the benchmark.
+
+    Parameters
+    ----------
+    hidden
+        Widths of its hidden layers.
+    device
+        ``KIND_CPU`` or ``KIND_GPU``.
+    """
+
+    hidden: Sequence[int] = (64,)
+    device: str = "KIND_CPU"
+
+
+SMALL: Final = Served()
+"""The model that every contender runs."""
+
+
+def write_model(path: Path, output: str, hidden: Sequence[int] = (64,)) -> None:
+    """Write a model, 30 floats → (Gemm → ReLU) per hidden layer → Gemm 1 → sigmoid, as ONNX.
 
     Parameters
     ----------
     output
         Name of the output tensor: the peers call it score, Triton models here scores.
+    hidden
+        Widths of the hidden layers.
     """
     rng = np.random.default_rng(0)
-    weights = {
-        "W1": rng.normal(size=(N_FEATURES, 64)),
-        "b1": np.zeros(64),
-        "W2": rng.normal(size=(64, 1)),
-        "b2": np.zeros(1),
-    }
+    widths = (N_FEATURES, *hidden, 1)
+    nodes, weights, value = [], {}, "features"
+    for layer, (before, after) in enumerate(pairwise(widths), 1):
+        weights |= {f"W{layer}": rng.normal(size=(before, after)), f"b{layer}": np.zeros(after)}
+        nodes.append(helper.make_node("Gemm", [value, f"W{layer}", f"b{layer}"], [f"z{layer}"]))
+        kind, value = ("Relu", f"a{layer}") if layer <= len(hidden) else ("Sigmoid", output)
+        nodes.append(helper.make_node(kind, [f"z{layer}"], [value]))
     graph = helper.make_graph(
-        [
-            helper.make_node("Gemm", ["features", "W1", "b1"], ["h"]),
-            helper.make_node("Relu", ["h"], ["a"]),
-            helper.make_node("Gemm", ["a", "W2", "b2"], ["z"]),
-            helper.make_node("Sigmoid", ["z"], [output]),
-        ],
+        nodes,
         "fraud",
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", N_FEATURES])],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", 1])],
@@ -174,15 +196,16 @@ def write_model(path: Path, output: str) -> None:
     )
 
 
-def write_triton_model(models: Path, name: str, output: str) -> None:
-    """Write the model into Triton's repository under ``name``; the caller has it loaded."""
-    write_model(models / name / "1" / "model.onnx", output)
+def write_triton_model(models: Path, name: str, output: str, served: Served = SMALL) -> None:
+    """Write a model into Triton's repository under ``name``; the caller has it loaded."""
+    write_model(models / name / "1" / "model.onnx", output, served.hidden)
     template = Path(__file__).parents[1] / "triton_models/templates/config.pbtxt"
     text = template.read_text(encoding="utf-8").replace('name: "scores"', f'name: "{output}"')
     for key, value in (
         ("@NAME@", name),
         ("@FEATURES@", str(N_FEATURES)),
-        ("@MAX_BATCH_SIZE@", "1024"),
+        ("@MAX_BATCH_SIZE@", str(CALL_ROWS)),
+        ("KIND_CPU", served.device),
     ):
         text = text.replace(key, value)
     (models / name / "config.pbtxt").write_text(text, encoding="utf-8")
