@@ -51,7 +51,7 @@ test-faults: ## Run the longer fault injections (not part of test)
 bench: ## Run the benchmark and write its table (70 minutes; see benchmarks/README.md)
 	$(BIN)/python benchmarks/bench_inference.py --readme
 
-bench-model: ## Run the service on a model that costs, against a client that only asks the model (10 minutes)
+bench-model: ## Run the service on a model that costs, against a client that only asks the model (6 minutes)
 	$(BIN)/python benchmarks/bench_model.py
 
 bench-loop: ## Run the demo on five seeds with its controls (about 40 minutes)
