@@ -232,13 +232,14 @@ def _publish(bench: Bench, wanted: list[Contender], notes: list[str], began: flo
         print(text)
 
 
-def main() -> int:
-    """Run the benchmark on infrastructure of its own."""
-    options = options_of(None)
+def in_own_folder(
+    options: argparse.Namespace, call: Callable[[argparse.Namespace, Path], int]
+) -> int:
+    """Run a benchmark in a data folder that is gone afterwards."""
     options.results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pb-") as folder:
-        return run(options, Path(folder))
+        return call(options, Path(folder))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_own_folder(options_of(None), run))

@@ -13,7 +13,6 @@ import argparse
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -102,15 +101,12 @@ def table(alone: Sequence[Direct], bench: Bench, contenders: Sequence[Contender]
     for contender in contenders:
         runs = bench.results.get(contender.name, {})
         rates[contender.name] = [runs[n].events_per_s for n in sorted(runs)]
-    lines = [f"Measured {time.strftime('%Y-%m-%d')} at {tables.commit()}: {tables.machine()}.", ""]
+    lines = [tables.heading(), ""]
     lines += ["| | n | rows/s, median (min to max) | x client alone |", "|---|---|---|---|"]
     for name, found in rates.items():
         if found:
             share = statistics.median(a / b.rows_per_s for a, b in zip(found, alone, strict=False))
-            lines.append(
-                f"| {name} | {len(found)} | {statistics.median(found):,.0f} "
-                f"({min(found):,.0f} to {max(found):,.0f}) | {share:.2f} |"
-            )
+            lines.append(f"| {name} | {len(found)} | {tables.spread(found, 0)} | {share:.2f} |")
     return "\n".join(lines)
 
 
@@ -141,13 +137,5 @@ def run(options: argparse.Namespace, data_dir: Path) -> int:
     return 1 if bench.faults else 0
 
 
-def main() -> int:
-    """Run the benchmark on infrastructure of its own."""
-    options = options_of(None)
-    options.results.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="pb-") as folder:
-        return run(options, Path(folder))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(bench_inference.in_own_folder(options_of(None), run))

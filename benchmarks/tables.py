@@ -56,6 +56,23 @@ def commit() -> str:
     return done.stdout.strip()
 
 
+def heading() -> str:
+    """Return when, what and on what was measured."""
+    return f"Measured {time.strftime('%Y-%m-%d')} at {commit()}: {machine()}."
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return the median of at least one value, with the smallest and the largest.
+
+    Examples
+    --------
+    >>> spread([3.0, 1.0, 2000.0], 0)
+    '3 (1 to 2,000)'
+    """
+    middle, least, most = statistics.median(values), min(values), max(values)
+    return f"{middle:,.{digits}f} ({least:,.{digits}f} to {most:,.{digits}f})"
+
+
 def ratio(runs: Runs, base: Runs | None) -> float:
     """Return the median of the ratios of events/s within each repeat; NaN without a base.
 
@@ -91,7 +108,7 @@ def throughput_table(
         lines.append(
             f"| {contender.name} | {contender.about} | {contender.delivery} | {contender.output} "
             f"| {len(rates)} "
-            f"| {statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) "
+            f"| {spread(rates, 0)} "
             f"| {_number(ratio(runs, results.get(base)), 2)} "
             f"| {_median(all_runs, 'cpu_s_per_million', 1)} | {_median(all_runs, 'rss_mib', 0)} "
             f"| {_median(all_runs, 'batch_fill', 2)} | {_median(all_runs, 'startup_s', 1)} |"
@@ -126,7 +143,7 @@ def report(
     notes: Sequence[str],
 ) -> str:
     """Return everything in Markdown."""
-    lines = [f"Measured {time.strftime('%Y-%m-%d')} at {commit()}: {machine()}.", ""]
+    lines = [heading(), ""]
     lines += [line for note in notes for line in (note, "")]
     for group, title, base in (
         ("systems", "Throughput", BARE),
@@ -197,9 +214,7 @@ def show(run: object, name: str) -> None:
 
 def _spread(runs: Sequence[Any], name: str) -> str:
     values = _values(runs, name)
-    if not values:
-        return "-"
-    return f"{statistics.median(values):,.1f} ({min(values):,.1f} to {max(values):,.1f})"
+    return spread(values, 1) if values else "-"
 
 
 def _median(runs: Sequence[Any], name: str, digits: int) -> str:

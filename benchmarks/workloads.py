@@ -165,7 +165,7 @@ SMALL: Final = Served()
 """The model that every contender runs."""
 
 
-def write_model(path: Path, output: str, hidden: Sequence[int] = (64,)) -> None:
+def write_model(path: Path, output: str, hidden: Sequence[int] = SMALL.hidden) -> None:
     """Write a model, 30 floats → (Gemm → ReLU) per hidden layer → Gemm 1 → sigmoid, as ONNX.
 
     Parameters
