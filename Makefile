@@ -48,7 +48,7 @@ test-faults: ## Run the longer fault injections (not part of test)
 	$(BIN)/pytest -m "faults and not e2e" --durations 40 tests/integration tests/faults && parts=0 || parts=$$?; \
 	$(BIN)/pytest -m "faults and e2e" tests/e2e && exit $$parts
 
-bench: ## Run the benchmark and write its table (70 minutes; see benchmarks/README.md)
+bench: ## Run the benchmark and write its table (75 minutes; see benchmarks/README.md)
 	$(BIN)/python benchmarks/bench_inference.py --readme
 
 bench-model: ## Run the service on a model that costs, against a client that only asks the model (6 minutes)

@@ -101,7 +101,8 @@ class Bench:
         place = self._place(contender, topics[contender.reads])
         bootstrap, options = self.penstock.bootstrap, self.options
         workloads.create_topic(bootstrap, place.output)
-        window_s = OURS_WINDOW_S if contender.is_ours else options.window_s
+        is_whole = contender.is_ours and contender.is_whole
+        window_s = OURS_WINDOW_S if is_whole else options.window_s
         limits = Limits(warm_s=options.warm_s, window_s=window_s)
         try:
             with contender.started(place) as running:
@@ -121,7 +122,7 @@ class Bench:
         facts = {"records": options.records, "contender": contender.name, "repeat": repeat}
         tables.append_row(options.results / "throughput.csv", facts, run)
         tables.show(run, contender.name)
-        if contender.is_ours and run.events != options.records:
+        if is_whole and run.events != options.records:
             self.faults.append(
                 f"{contender.name}: {run.events:,} visible outputs of {options.records:,} records"
             )

@@ -74,7 +74,9 @@ class Contender:
     reads
         Feature vectors, or events of which the features are still to be made.
     is_ours
-        Whether every record must have exactly one output.
+        Whether a run that fails fails the benchmark.
+    is_whole
+        For ours: whether it is read to the end, and every record must have exactly one output.
     needs_serve
         Whether Ray must run.
     """
@@ -87,6 +89,7 @@ class Contender:
     started: Callable[[Place], AbstractContextManager[Running]]
     reads: Input = "vectors"
     is_ours: bool = False
+    is_whole: bool = True
     needs_serve: bool = False
 
 

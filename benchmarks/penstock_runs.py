@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -16,10 +15,11 @@ from typing import Final
 import psutil
 import tritonclient.grpc as grpcclient
 import workloads
-from contenders import ALONE, OURS, SERIES, Contender, Place, Running
+from contenders import Contender, Place, Running
 from peers import MODEL
 from penstock_inference.run_facts import METRICS
 from penstock_pipelines.loader import load_pipeline
+from penstock_rows import COSTS, LATENCIES, SYSTEMS, Feast, Row, Variant
 from penstock_schemas.records import ModelVersion, RoutingState
 from penstock_stack.endpoints import Endpoints
 from penstock_streaming import admin
@@ -28,6 +28,7 @@ from penstock_streaming.routing_topic import RoutingTopic
 from penstock_streaming.settings import KafkaSettings
 from pipeline_folder import write_folder
 from processes import Pids, pids_of, process
+from profiles import make_store
 from run_folder import await_ready, batch_fill, replicas
 
 SERVED_AS: Final = "bench__1"
@@ -35,27 +36,6 @@ LONE_ROUTER: Final = Path(__file__).parent / "lone_router.py"
 LOAD_S: Final = 60.0
 Launch = tuple[list[str], dict[str, str]]
 SUBJECTS: Final = {"vectors": workloads.VECTOR_SCHEMA, "events": workloads.EVENT_SCHEMA}
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """How Penstock runs in one row.
-
-    Parameters
-    ----------
-    serve
-        As deployed, in a Ray Serve replica; else the same router as a bare process.
-    ingest
-        With ingest before it.
-    without
-        What is left out; see lone_router.py.
-    """
-
-    delivery: str = "exactly_once"
-    commit_ms: int = 100
-    serve: bool = True
-    ingest: bool = False
-    without: str = ""
 
 
 class Penstock:
@@ -83,6 +63,7 @@ class Penstock:
     ) -> None:
         self._data_dir = data_dir
         self._stack_dir = stack_dir
+        self._feast_dir = data_dir / "feast"
         self._endpoints = endpoints
         self._served = served
         own = (endpoints.address("TRITON_GRPC"), stack_dir / "models")
@@ -124,61 +105,37 @@ class Penstock:
 
     def systems(self) -> list[Contender]:
         """Return the rows of Penstock as a user runs it."""
-        serve = "Serve replica, Triton over gRPC, 100 ms commits"
-        least = Variant("at_least_once")
-        return [
-            self._row(OURS, serve, Variant()),
-            self._row("penstock, at least once", serve, least),
-            self._row(SERIES, f"rules, history; {serve}", Variant(ingest=True)),
-        ]
+        return [self._contender(row) for row in SYSTEMS]
 
     def costs(self) -> list[Contender]:
         """Return the control of the costs, and a row for each thing changed in it."""
-        changed = {
-            ALONE: ("control: exactly once, 100 ms, no Serve around it", Variant()),
-            f"{ALONE}, at least once": ("no transactions", Variant("at_least_once")),
-            f"{ALONE}, 20 ms": ("a transaction every 20 ms", Variant(commit_ms=20)),
-            f"{ALONE}, 500 ms": ("a transaction every 500 ms", Variant(commit_ms=500)),
-            f"{ALONE}, no metrics": ("nothing counted", Variant(without="metrics")),
-            f"{ALONE}, no journal": ("no poison record found", Variant(without="journal")),
-            f"{ALONE}, 4 fields": ("the bare loop's output", Variant(without="prediction")),
-        }
-        return [
-            self._row(name, about, Variant(v.delivery, v.commit_ms, False, False, v.without))
-            for name, (about, v) in changed.items()
-        ]
+        return [self._contender(row) for row in COSTS]
 
     def latencies(self) -> list[Contender]:
         """Return the rows of the latency table."""
-        return [
-            self._row("penstock, at least once", "inference", Variant("at_least_once")),
-            self._row(f"{OURS}, 20 ms", "inference", Variant(commit_ms=20)),
-            self._row(f"{OURS}, 100 ms", "inference", Variant()),
-            self._row(f"{SERIES}, 100 ms", "both hops", Variant(ingest=True)),
-            self._row(
-                f"{SERIES}, at least once",
-                "both hops",
-                Variant("at_least_once", ingest=True),
-            ),
-        ]
+        return [self._contender(row) for row in LATENCIES]
 
-    def _row(self, name: str, about: str, variant: Variant) -> Contender:
+    def _contender(self, row: Row) -> Contender:
+        variant = row.variant
         return Contender(
-            name,
+            row.name,
             "systems" if variant.serve else "costs",
-            about,
+            row.about,
             variant.delivery.replace("_", " "),
             "4 fields" if "prediction" in variant.without else "Prediction",
             partial(self._started, variant),
             reads="events" if variant.ingest else "vectors",
             is_ours=True,
+            is_whole=variant.feast != "read",
             needs_serve=variant.serve,
         )
 
     @contextmanager
     def _started(self, variant: Variant, place: Place) -> Iterator[Running]:
         folder = self._data_dir / "pipelines" / place.tag
-        write_folder(folder, place, has_ingest=variant.ingest, commit_ms=variant.commit_ms)
+        write_folder(folder, place, variant)
+        if variant.feast:
+            self._lend_store(folder, variant.feast)
         self._make_topics(folder, place)
         run_dir = self._data_dir / "run" / place.tag
         (run_dir / METRICS).mkdir(parents=True)
@@ -200,6 +157,15 @@ class Penstock:
             yield Running(
                 lambda: [p for pids in asked for p in pids()], lambda: batch_fill(run_dir)
             )
+
+    def _lend_store(self, folder: Path, feast: Feast) -> None:
+        """Let a run read the store of its kind, which is filled once."""
+        store = self._data_dir / "profiles" / feast
+        if not store.exists():
+            make_store(folder, store)
+        own = self._feast_dir / folder.name
+        own.parent.mkdir(exist_ok=True)
+        own.symlink_to(store)
 
     def _ingest(self, variant: Variant, folder: Path, run_dir: Path) -> Launch:
         ours = self._common("PENSTOCK_INGEST_", variant, folder, run_dir)
@@ -229,7 +195,7 @@ class Penstock:
             f"{prefix}KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
             f"{prefix}REGISTRY__URL": self._registry_url,
             f"{prefix}PIPELINES": json.dumps([str(folder)]),
-            f"{prefix}FEAST_DIR": str(self._data_dir / "feast"),
+            f"{prefix}FEAST_DIR": str(self._feast_dir),
             f"{prefix}RUN_DIR": str(run_dir),
             f"{prefix}LOOP__DELIVERY": variant.delivery,
         }

@@ -27,6 +27,11 @@ N_FEATURES: Final = 30
 PARTITIONS: Final = 4
 DISTINCT: Final = 20_000
 """Distinct payloads; the rest repeat them."""
+ENTITIES: Final = 100_000
+FIELDS_USED: Final = 22
+"""Fields of an event that are features as they are."""
+PROFILE_WIDTH: Final = 5
+"""Features that Feast holds of an entity, where it is asked."""
 ID_AT: Final = slice(6, 38)
 """Where the 32 characters of the event's id lie: after the framing and one byte of length."""
 CALL_ROWS: Final = 1024
@@ -49,20 +54,6 @@ EVENT_SCHEMA: Final[dict[str, Any]] = {
     "name": "Txn",
     "fields": [*_HEAD, *({"name": f"f{i}", "type": "float"} for i in range(N_FEATURES))],
 }
-FIELDS_USED: Final = 22
-EVENT_FEATURES: Final = "".join(
-    [
-        "  - {name: amount_log, from: amount, transform: log1p}\n",
-        "  - {name: hour_sin, from: event_time, transform: hour_sin}\n",
-        *(f"  - {{name: f{i}, from: f{i}}}\n" for i in range(FIELDS_USED)),
-        "  - {name: count_1h, aggregate: {function: count, half_life_s: 3600}}\n",
-        *(
-            f"  - {{name: {name}_1d, aggregate: {{function: {name}, of: amount}}}}\n"
-            for name in ("mean", "std", "zscore", "ratio")
-        ),
-        "  - {name: since_last, aggregate: {function: since_last}, log1p: true}\n",
-    ]
-)
 EVENT_RULES: Final = (
     'rules:\n  - {field: event_id, max_length: 64, pattern: "[a-z0-9]+"}\n'
     "  - {field: entity_id, max_length: 32}\n"
@@ -70,6 +61,34 @@ EVENT_RULES: Final = (
 )
 
 Pool = Sequence[tuple[bytes, bytes]]
+
+
+def event_features(online: int = 0) -> str:
+    """Return the features of an event as YAML: as many of the model's as `N_FEATURES`.
+
+    Parameters
+    ----------
+    online
+        How many come from Feast, in place of fields of the event.
+    """
+    lines = [
+        "{name: amount_log, from: amount, transform: log1p}",
+        "{name: hour_sin, from: event_time, transform: hour_sin}",
+        *(f"{{name: f{i}, from: f{i}}}" for i in range(FIELDS_USED - online)),
+        *(f'{{name: p{i}, feast: "profile:p{i}"}}' for i in range(online)),
+        "{name: count_1h, aggregate: {function: count, half_life_s: 3600}}",
+        *(
+            f"{{name: {name}_1d, aggregate: {{function: {name}, of: amount}}}}"
+            for name in ("mean", "std", "zscore", "ratio")
+        ),
+        "{name: since_last, aggregate: {function: since_last}, log1p: true}",
+    ]
+    return "".join(f"  - {line}\n" for line in lines)
+
+
+def entity_ids() -> list[str]:
+    """Return every entity there is."""
+    return [f"c{i}" for i in range(ENTITIES)]
 
 
 def pool(schema: dict[str, Any], schema_id: int, size: int = DISTINCT, seed: int = 1) -> Pool:
@@ -81,7 +100,7 @@ def pool(schema: dict[str, Any], schema_id: int, size: int = DISTINCT, seed: int
     for i in range(size):
         head: dict[str, Any] = {
             "event_id": f"{rng.getrandbits(128):032x}",
-            "entity_id": f"c{rng.randrange(100_000)}",
+            "entity_id": f"c{rng.randrange(ENTITIES)}",
             "event_time": 1_700_000_000_000 + i,
             "amount": rng.random() * 100,
         }
