@@ -64,6 +64,7 @@ class Penstock:
         self._data_dir = data_dir
         self._stack_dir = stack_dir
         self._feast_dir = data_dir / "feast"
+        self._stores: set[Feast] = set()
         self._endpoints = endpoints
         self._served = served
         own = (endpoints.address("TRITON_GRPC"), stack_dir / "models")
@@ -161,8 +162,9 @@ class Penstock:
     def _lend_store(self, folder: Path, feast: Feast) -> None:
         """Let a run read the store of its kind, which is filled once."""
         store = self._data_dir / "profiles" / feast
-        if not store.exists():
+        if feast not in self._stores:
             make_store(folder, store)
+            self._stores.add(feast)
         own = self._feast_dir / folder.name
         own.parent.mkdir(exist_ok=True)
         own.symlink_to(store)

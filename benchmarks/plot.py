@@ -54,8 +54,10 @@ def _throughput(axis: Any, rows: Sequence[Contender], results: Mapping[str, Runs
     ]
     colours = [OURS if c.is_ours else THEIRS for c in ordered]
     axis.barh(names, middles, xerr=spread, color=colours, capsize=3)
-    for at, middle in enumerate(middles):
-        axis.text(middle, at, f"  {middle / 1000:,.0f} k", va="bottom", fontsize=8)
+    for at, (middle, more) in enumerate(zip(middles, spread[1], strict=True)):
+        axis.text(middle + more, at, f"  {middle / 1000:,.0f} k", va="center", fontsize=8)
+    axis.margins(x=0.16)
+    axis.xaxis.set_major_formatter(lambda rate, _: f"{rate / 1000:,.0f} k")
     axis.set_xlabel("events/s visible to read_committed (median, min to max)")
     axis.set_title("Kafka → model → Kafka")
 
