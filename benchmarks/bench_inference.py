@@ -31,6 +31,7 @@ from contenders import BARE, Contender, Place, chosen
 from latency import Latency, Offer
 from measure import Limits
 from peers import Peers
+from penstock_rows import COSTS, LATENCIES, SYSTEMS
 from penstock_runs import Penstock
 from penstock_stack.endpoints import Endpoints
 from processes import infrastructure
@@ -38,8 +39,8 @@ from tables import Runs
 
 HERE: Final = Path(__file__).parent
 PARTS: Final = ("systems", "costs", "latency")
-OURS_WINDOW_S: Final = 90.0
-"""Ours is read to its end: every record must have exactly one output."""
+WHOLE_WINDOW_S: Final = 90.0
+"""For what is read to its end."""
 
 
 @dataclass(slots=True)
@@ -101,8 +102,7 @@ class Bench:
         place = self._place(contender, topics[contender.reads])
         bootstrap, options = self.penstock.bootstrap, self.options
         workloads.create_topic(bootstrap, place.output)
-        is_whole = contender.is_ours and contender.is_whole
-        window_s = OURS_WINDOW_S if is_whole else options.window_s
+        window_s = WHOLE_WINDOW_S if contender.is_whole else options.window_s
         limits = Limits(warm_s=options.warm_s, window_s=window_s)
         try:
             with contender.started(place) as running:
@@ -122,7 +122,7 @@ class Bench:
         facts = {"records": options.records, "contender": contender.name, "repeat": repeat}
         tables.append_row(options.results / "throughput.csv", facts, run)
         tables.show(run, contender.name)
-        if is_whole and run.events != options.records:
+        if contender.is_whole and run.events != options.records:
             self.faults.append(
                 f"{contender.name}: {run.events:,} visible outputs of {options.records:,} records"
             )
@@ -200,8 +200,8 @@ def run(options: argparse.Namespace, data_dir: Path) -> int:
         environments = HERE.parent / ".penstock" / "bench" / "peers"
         peers = Peers(options.peers, data_dir, penstock.bootstrap, triton, environments)
         theirs = peers.contenders() if {"systems", "latency"} & set(options.part) else []
-        everyone = [*theirs, *penstock.systems(), *penstock.costs()]
-        slow = [c for c in theirs if c.name == BARE] + penstock.latencies()
+        everyone = [*theirs, *penstock.contenders(SYSTEMS + COSTS)]
+        slow = [c for c in theirs if c.name == BARE] + penstock.contenders(LATENCIES)
         names = {c.name for c in chosen([*everyone, *slow], options.only)}
         wanted = [c for c in everyone if c.group in options.part and c.name in names]
         bench = Bench(options, penstock, penstock.prepare())

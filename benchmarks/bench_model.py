@@ -28,6 +28,7 @@ import tritonclient.grpc as grpcclient
 import workloads
 from bench_inference import Bench
 from contenders import Contender
+from penstock_rows import COSTS, SYSTEMS
 from penstock_runs import SERVED_AS, Penstock
 from penstock_stack.endpoints import Endpoints
 from processes import infrastructure
@@ -120,7 +121,7 @@ def run(options: argparse.Namespace, data_dir: Path) -> int:
         penstock = Penstock(data_dir, data_dir, endpoints, served, server)
         stack.callback(penstock.tidy)
         bench = Bench(options, penstock, penstock.prepare())
-        ours = [penstock.costs()[0], penstock.systems()[0]]
+        ours = penstock.contenders((COSTS[0], SYSTEMS[0]))
         ours = [replace(c, name=f"{c.name}, width {options.width}") for c in ours]
         topic = f"bench-{bench.mark}.vectors"
         payloads = workloads.pool(workloads.VECTOR_SCHEMA, bench.schema_ids["vectors"])

@@ -76,9 +76,7 @@ class Contender:
     is_ours
         Whether a run that fails fails the benchmark.
     is_whole
-        For ours: whether it is read to the end, and every record must have exactly one output.
-    needs_serve
-        Whether Ray must run.
+        Whether it is read to the end, and every record must have exactly one output.
     """
 
     name: str
@@ -89,8 +87,7 @@ class Contender:
     started: Callable[[Place], AbstractContextManager[Running]]
     reads: Input = "vectors"
     is_ours: bool = False
-    is_whole: bool = True
-    needs_serve: bool = False
+    is_whole: bool = False
 
 
 def chosen(contenders: Sequence[Contender], only: Sequence[str]) -> list[Contender]:

@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from contenders import Contender, Place, Running
 from peers import MODEL
 from penstock_inference.run_facts import METRICS
 from penstock_pipelines.loader import load_pipeline
-from penstock_rows import COSTS, LATENCIES, SYSTEMS, Feast, Row, Variant
+from penstock_rows import Feast, Row, Variant
 from penstock_schemas.records import ModelVersion, RoutingState
 from penstock_stack.endpoints import Endpoints
 from penstock_streaming import admin
@@ -104,17 +104,9 @@ class Penstock:
             ]
         return self._triton
 
-    def systems(self) -> list[Contender]:
-        """Return the rows of Penstock as a user runs it."""
-        return [self._contender(row) for row in SYSTEMS]
-
-    def costs(self) -> list[Contender]:
-        """Return the control of the costs, and a row for each thing changed in it."""
-        return [self._contender(row) for row in COSTS]
-
-    def latencies(self) -> list[Contender]:
-        """Return the rows of the latency table."""
-        return [self._contender(row) for row in LATENCIES]
+    def contenders(self, rows: Sequence[Row]) -> list[Contender]:
+        """Return who runs in the rows of a table."""
+        return [self._contender(row) for row in rows]
 
     def _contender(self, row: Row) -> Contender:
         variant = row.variant
@@ -128,7 +120,6 @@ class Penstock:
             reads="events" if variant.ingest else "vectors",
             is_ours=True,
             is_whole=variant.feast != "read",
-            needs_serve=variant.serve,
         )
 
     @contextmanager

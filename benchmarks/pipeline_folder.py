@@ -26,15 +26,17 @@ def write_folder(folder: Path, place: Place, variant: Variant) -> None:
     """Write a pipeline's folder: ``place.source`` holds events where there is an ingest."""
     folder.mkdir(parents=True)
     topics = {"predictions": place.output, "events" if variant.ingest else "features": place.source}
-    plain = "".join(f"  - {{name: f{i}, from: f{i}}}\n" for i in range(workloads.N_FEATURES))
-    of_events = workloads.event_features(workloads.PROFILE_WIDTH if variant.feast else 0)
+    if variant.ingest:
+        features = workloads.event_features(workloads.PROFILE if variant.feast else ())
+    else:
+        features = "".join(f"  - {{name: f{i}, from: f{i}}}\n" for i in range(workloads.N_FEATURES))
     text = PIPELINE.format(
         name=place.tag,
         partitions=workloads.PARTITIONS,
         topics=json.dumps(topics),
         rules=workloads.EVENT_RULES if variant.ingest else "",
         feast="feast: {entity: entity_id}\n" if variant.feast else "",
-        features=of_events if variant.ingest else plain,
+        features=features,
         commit_ms=variant.commit_ms,
     )
     (folder / "pipeline.yaml").write_text(text, encoding="utf-8")

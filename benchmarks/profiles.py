@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import workloads
 from penstock_features.feast_repo import apply_definitions, load_profiles
+from penstock_rows import Feast
 
 DEFINITIONS: Final = """\
 from datetime import timedelta
@@ -20,7 +21,7 @@ profile = FeatureView(
     name="profile",
     entities=[entity],
     ttl=timedelta(days={ttl_days}),
-    schema=[Field(name=f"p{{i}}", dtype=Float64) for i in range({width})],
+    schema=[Field(name=name, dtype=Float64) for name in {names}],
     source=FileSource(
         name="profile_file", path="data/profile.parquet", timestamp_field="event_timestamp"
     ),
@@ -28,9 +29,9 @@ profile = FeatureView(
 """
 
 
-def definitions(feast: str) -> str:
+def definitions(feast: Feast) -> str:
     """Return the text of features.py; values that can expire are read for every batch."""
-    return DEFINITIONS.format(ttl_days=int(feast == "read"), width=workloads.PROFILE_WIDTH)
+    return DEFINITIONS.format(ttl_days=int(feast == "read"), names=workloads.PROFILE)
 
 
 def make_store(folder: Path, store: Path) -> None:
@@ -46,6 +47,7 @@ def make_store(folder: Path, store: Path) -> None:
     import pandas as pd
 
     apply_definitions(folder, store)
-    values = np.random.default_rng(0).normal(size=(workloads.ENTITIES, workloads.PROFILE_WIDTH))
-    frame = pd.DataFrame(values, columns=[f"p{i}" for i in range(workloads.PROFILE_WIDTH)])
-    load_profiles(store, "profile", frame.assign(entity_id=workloads.entity_ids()))
+    entities = workloads.entity_ids()
+    values = np.random.default_rng(0).normal(size=(len(entities), len(workloads.PROFILE)))
+    frame = pd.DataFrame(values, columns=list(workloads.PROFILE))
+    load_profiles(store, "profile", frame.assign(entity_id=entities))

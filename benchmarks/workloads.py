@@ -30,7 +30,7 @@ DISTINCT: Final = 20_000
 ENTITIES: Final = 100_000
 FIELDS_USED: Final = 22
 """Fields of an event that are features as they are."""
-PROFILE_WIDTH: Final = 5
+PROFILE: Final = tuple(f"p{i}" for i in range(5))
 """Features that Feast holds of an entity, where it is asked."""
 ID_AT: Final = slice(6, 38)
 """Where the 32 characters of the event's id lie: after the framing and one byte of length."""
@@ -63,19 +63,19 @@ EVENT_RULES: Final = (
 Pool = Sequence[tuple[bytes, bytes]]
 
 
-def event_features(online: int = 0) -> str:
+def event_features(online: Sequence[str]) -> str:
     """Return the features of an event as YAML: as many of the model's as `N_FEATURES`.
 
     Parameters
     ----------
     online
-        How many come from Feast, in place of fields of the event.
+        Names of those that come from Feast, in place of fields of the event.
     """
     lines = [
         "{name: amount_log, from: amount, transform: log1p}",
         "{name: hour_sin, from: event_time, transform: hour_sin}",
-        *(f"{{name: f{i}, from: f{i}}}" for i in range(FIELDS_USED - online)),
-        *(f'{{name: p{i}, feast: "profile:p{i}"}}' for i in range(online)),
+        *(f"{{name: f{i}, from: f{i}}}" for i in range(FIELDS_USED - len(online))),
+        *(f'{{name: {name}, feast: "profile:{name}"}}' for name in online),
         "{name: count_1h, aggregate: {function: count, half_life_s: 3600}}",
         *(
             f"{{name: {name}_1d, aggregate: {{function: {name}, of: amount}}}}"
@@ -96,11 +96,12 @@ def pool(schema: dict[str, Any], schema_id: int, size: int = DISTINCT, seed: int
     rng = random.Random(seed)
     parsed = fastavro.parse_schema(schema)
     framing = b"\0" + schema_id.to_bytes(4, "big")
+    entities = entity_ids()
     records = []
     for i in range(size):
         head: dict[str, Any] = {
             "event_id": f"{rng.getrandbits(128):032x}",
-            "entity_id": f"c{rng.randrange(ENTITIES)}",
+            "entity_id": rng.choice(entities),
             "event_time": 1_700_000_000_000 + i,
             "amount": rng.random() * 100,
         }

@@ -58,7 +58,7 @@ def test_the_pipeline_makes_the_features_the_model_takes(tmp_path: Path, variant
     assert config.batching.commit_interval_ms == 20
     assert bool(config.rules) is variant.ingest
     online = [f.name for f in config.features if f.feast]
-    assert len(online) == (workloads.PROFILE_WIDTH if variant.feast else 0)
+    assert len(online) == (len(workloads.PROFILE) if variant.feast else 0)
 
 
 @pytest.mark.filterwarnings("ignore")  # Feast's dependencies
@@ -84,7 +84,7 @@ def test_online_features_are_kept_or_read_as_the_row_says(
     )
     after = store.read(keys)
     assert len(asked) == asked_again
-    assert len(after) == workloads.PROFILE_WIDTH
+    assert len(after) == len(workloads.PROFILE)
     for name, values in after.items():
         np.testing.assert_array_equal(values, before[name])
         assert np.isfinite(values[:-1]).all()
