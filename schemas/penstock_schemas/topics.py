@@ -141,9 +141,9 @@ class PipelineTopics:
             Partitions of the keyed topics; outputs go to the partition of their source record.
         """
         lz4 = {"compression.type": "producer"}
-        # Events keep whatever timestamp their producer gave, and a dead letter keeps its event's.
-        # Kafka's retention by time goes by that timestamp and would delete old ones before they
-        # are read, so these topics are kept by size.
+        # Events and interactions keep whatever timestamp their producer gave, and so do their dead
+        # letters and what is replayed of them. Kafka's retention by time goes by that timestamp and
+        # would delete old ones before they are read, so these topics are kept by size.
         any_timestamp = {
             **lz4,
             "message.timestamp.before.max.ms": str(NO_LIMIT_MS),
@@ -171,7 +171,13 @@ class PipelineTopics:
             Topic(self.predictions, partitions, "prediction.avsc", lz4, "inference"),
             Topic(self.predictions_rest, partitions, "prediction.avsc", lz4, "gateway"),
             Topic(self.predictions_shadow, partitions, "prediction.avsc", lz4, "inference"),
-            Topic(self.interactions, partitions, "interaction.avsc", lz4, "producer applications"),
+            Topic(
+                self.interactions,
+                partitions,
+                "interaction.avsc",
+                any_timestamp,
+                "producer applications",
+            ),
             Topic(self.models, 1, "routing_state.avsc", compacted, "retrain-trigger, CLI"),
             Topic(self.ingest_state, partitions, None, compacted, "ingest"),
             # One partition: the order in which drift sees predictions and labels lies in the log,

@@ -77,8 +77,15 @@ def test_every_event_fits_into_its_dead_letter_topic(name: str) -> None:
     assert int(TOPICS[NAMES.events].config["max.message.bytes"]) == EVENTS_MAX_BYTES
     largest = int(TOPICS[name].config["max.message.bytes"])
     assert largest == EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES
+
+
+@pytest.mark.parametrize("name", sorted({NAMES.events, NAMES.interactions} | DEAD))
+def test_records_of_any_timestamp_are_taken_and_none_is_deleted_for_its_age(name: str) -> None:
+    config = TOPICS[name].config
     for side in ("before", "after"):
-        assert TOPICS[name].config[f"message.timestamp.{side}.max.ms"] == str(2**63 - 1)
+        assert config[f"message.timestamp.{side}.max.ms"] == str(2**63 - 1)
+    assert config["retention.ms"] == "-1"
+    assert int(config["retention.bytes"]) > 0
 
 
 def test_names_may_be_brought_along() -> None:

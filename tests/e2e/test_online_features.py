@@ -9,6 +9,8 @@ import pytest
 from harness.ledger_run import LedgerRun
 from harness.producer_app import ProducerApp, Published, card_rows
 from harness.stack import Stack
+from harness.waiting import eventually
+from penstock_features.feast_repo import open_store
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -33,9 +35,7 @@ def write_profile(store: Any, account: str, profile: dict[str, float]) -> None:
 def test_value_changed_from_outside_is_in_the_next_vector(
     stack: Stack, fraud: LedgerRun, cards: ProducerApp, seed: int, feature_names: list[str]
 ) -> None:
-    from feast import FeatureStore
-
-    store = FeatureStore(repo_path=str(stack.feast_dir / "fraud"))
+    store = open_store(stack.feast_dir / "fraud")
     row, _ = next(iter(card_rows(seed, 1)))
     account, at = row["account_id"], feature_names.index("credit_limit_log")
     old = read_profile(store, account)
@@ -60,10 +60,7 @@ def test_value_changed_from_outside_is_in_the_next_vector(
 def test_written_back_aggregates_can_be_read_by_others(
     stack: Stack, fraud: LedgerRun, cards: ProducerApp, seed: int
 ) -> None:
-    from feast import FeatureStore
-    from harness.waiting import eventually
-
-    store = FeatureStore(repo_path=str(stack.feast_dir / "fraud"))
+    store = open_store(stack.feast_dir / "fraud")
     row, _ = next(iter(card_rows(seed, 1)))
     account = row["account_id"]
 

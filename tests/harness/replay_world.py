@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterable
 from contextlib import chdir, redirect_stderr, redirect_stdout
@@ -38,7 +39,8 @@ from penstock_streaming.settings import KafkaSettings
 
 TIMEOUT_S = 30.0
 PARTITIONS = 3
-MS = 1_700_000_000_000
+# An hour ago, to the second: retention by time deletes what is dated long ago.
+MS = (time.time_ns() // 10**9 - 3_600) * 1_000
 Outcome = tuple[object, dict[str, Any], str]
 """Exit code, JSON document and standard error of a command."""
 Content = tuple[int, bytes | None, bytes | None, int, tuple[tuple[str, bytes | None], ...]]
