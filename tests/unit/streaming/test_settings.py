@@ -59,7 +59,7 @@ def test_a_transactional_producer_has_an_id_and_a_short_time_out() -> None:
     ("loop", "transactional_id", "linger_ms"),
     [
         (LoopSettings(), "id", 50.0),
-        (LoopSettings(), None, 0.0),
+        (LoopSettings(), None, 1.0),
         (LoopSettings(commit_interval_s=0.02), "id", 1.0),
         (LoopSettings(commit_interval_s=0.02, linger_s=0.005), "id", 5.0),
         (LoopSettings(linger_s=0.0), None, 0.0),

@@ -20,7 +20,7 @@ MESSAGE_MAX_BYTES = EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES
 
 
 SHORT_LINGER_S = 0.001
-"""Longest wait for a producer batch to fill where commits come faster than `linger_s`, seconds."""
+"""Longest wait for a producer batch to fill where it is part of a latency, seconds."""
 TRANSACTION_RETRY_MS = 10
 """First wait before a request is sent again; it doubles up to a second. The coordinator refuses a
 request while it writes down the one before, a matter of milliseconds: librdkafka's 100 ms would be
@@ -126,10 +126,13 @@ class KafkaSettings(BaseModel):
 
 
 def _linger_s(loop: LoopSettings, in_transactions: bool) -> float:
-    if not in_transactions:
-        return 0.0  # no commit ends the wait for company: it would be part of every latency
-    if loop.commit_interval_s < loop.linger_s:
-        return SHORT_LINGER_S  # each commit would have to send all of its interval
+    """Return how long a record waits for company.
+
+    A commit ends the wait. Without transactions nothing but itself does, and where commits come
+    faster than it ends, each of them would have to send all of its interval.
+    """
+    if not in_transactions or loop.commit_interval_s < loop.linger_s:
+        return min(SHORT_LINGER_S, loop.linger_s)
     return loop.linger_s
 
 
@@ -214,7 +217,7 @@ class LoopSettings(BaseModel):
     fill the five requests that may be on their way, and the client then polls without a pause."""
     linger_s: float = Field(default=0.05, ge=0.0)
     """Wait for a producer batch to fill, seconds; a commit does not wait for it. With a shorter
-    commit_interval_s at the start it is 1 ms, without transactions none."""
+    commit_interval_s at the start, and without transactions, it is 1 ms at most."""
     compression: Literal["none", "lz4", "zstd", "snappy", "gzip"] = "lz4"
     """Codec of what we produce."""
     statistics_interval_s: PositiveFloat = 1.0
