@@ -26,7 +26,9 @@ WORKER = Path(__file__).with_name("copy_worker.py")
 ANY_TIME = {
     "message.timestamp.before.max.ms": "9223372036854775807",
     "message.timestamp.after.max.ms": "9223372036854775807",
+    "retention.ms": "-1",
 }
+"""As the topics of events have it: else records that are dated long ago may be deleted unread."""
 
 
 @dataclass
