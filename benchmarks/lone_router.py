@@ -94,7 +94,7 @@ def main() -> int:
     from penstock_inference.router import Router
     from penstock_inference.settings import load_settings
     from penstock_pipelines.loader import load_pipeline
-    from penstock_streaming.service_command import on_stop
+    from penstock_service.command import on_stop
 
     stop = threading.Event()
     on_stop(stop.set)

@@ -19,12 +19,12 @@ from contenders import Contender, Place, Running
 from peers import MODEL
 from penstock_inference.run_facts import METRICS
 from penstock_pipelines.loader import load_pipeline
+from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_routing.topic import RoutingTopic
 from penstock_rows import Feast, Row, Variant
 from penstock_schemas.records import ModelVersion, RoutingState
 from penstock_stack.endpoints import Endpoints
 from penstock_streaming import admin
-from penstock_streaming.registry import RegistryClient, RegistrySettings
-from penstock_streaming.routing_topic import RoutingTopic
 from penstock_streaming.settings import KafkaSettings
 from pipeline_folder import write_folder
 from processes import Pids, pids_of, process

@@ -13,9 +13,9 @@ from harness.fault_world import FaultWorld
 from harness.tiny_model import MAX_ROWS, WIDTH, tiny_onnx, unserve
 from harness.vector_stream import VectorStream
 from harness.waiting import eventually
+from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_routing.topic import RoutingTopic
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_streaming.registry import RegistryClient, RegistrySettings
-from penstock_streaming.routing_topic import RoutingTopic
 from penstock_streaming.settings import KafkaSettings
 from penstock_training.publish import Deployment, find_template, publish, served_name
 from penstock_training.training_record import digest_of

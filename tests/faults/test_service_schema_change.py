@@ -13,7 +13,7 @@ from harness.fault_window import FaultWindow
 from harness.fault_world import FaultWorld, now_ms
 from harness.producer_app import avro_encoder, register_schema
 from harness.raw_producer import RawMessage, send
-from penstock_streaming.registry import RegistryClient, RegistrySettings
+from penstock_registry.client import RegistryClient, RegistrySettings
 
 MakeWorld = Callable[..., FaultWorld]
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(240)]

@@ -10,9 +10,9 @@ import numpy as np
 from harness.fault_world import FaultWorld
 from harness.tiny_model import MAX_ROWS, TIMEOUT_S, WIDTH, unserve
 from onnx import TensorProto, helper, numpy_helper
+from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_routing.topic import RoutingTopic
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_streaming.registry import RegistryClient, RegistrySettings
-from penstock_streaming.routing_topic import RoutingTopic
 from penstock_streaming.settings import KafkaSettings
 from penstock_training.publish import Deployment, find_template, publish, served_name
 from penstock_training.training_record import digest_of

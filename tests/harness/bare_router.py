@@ -137,7 +137,7 @@ def figures(run_dir: Path) -> Figures:
     """Return the metrics of all routers of a run folder together."""
     from harness.figures import parse
     from penstock_inference.run_facts import METRICS
-    from penstock_telemetry.metrics import multiprocess_exposition
+    from penstock_service.metrics import multiprocess_exposition
 
     return parse(multiprocess_exposition(run_dir / METRICS))
 
@@ -147,7 +147,7 @@ def main() -> int:
     from penstock_inference.router import Router
     from penstock_inference.settings import load_settings
     from penstock_pipelines.loader import load_pipeline
-    from penstock_streaming.service_command import on_stop
+    from penstock_service.command import on_stop
 
     faulthandler.register(signal.SIGUSR1)
     stop = threading.Event()

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from penstock_schemas.errors import BrokerUnavailable, DecodeError, RecordError
+from penstock_service.command import on_stop
 from penstock_streaming.deadline import Deadline
 from penstock_streaming.handler import Completed, HandledBatch, MessageBatch, OutputColumns
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
-from penstock_streaming.service_command import on_stop
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 from prometheus_client import CollectorRegistry
 

@@ -27,10 +27,10 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness.drift_stream import Stream, interactions, predictions
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import decode_one
 from penstock_schemas.records import DriftEvent, RetrainEvent
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 
 PREFIX = struct.Struct(">bI")
 FRAUD = Path(__file__).parents[2] / "pipelines" / "fraud"

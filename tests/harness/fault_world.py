@@ -24,10 +24,10 @@ from harness.tiny_model import WIDTH, serve_tiny_model, unserve
 from harness.tiny_pipeline import NAME, readings, write_folder
 from harness.waiting import eventually
 from penstock_pipelines.loader import load_pipeline
+from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_routing.topic import RoutingTopic
 from penstock_schemas.topics import Topic
 from penstock_streaming import admin
-from penstock_streaming.registry import RegistryClient, RegistrySettings
-from penstock_streaming.routing_topic import RoutingTopic
 from penstock_streaming.settings import KafkaSettings
 
 CALL_S: Final = 30.0

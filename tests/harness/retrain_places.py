@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from penstock_retrain_trigger.job.workplace import Places
 from penstock_schemas.records import RoutingState
+from penstock_training_job.workplace import Places
 
 
 def find_places(request: pytest.FixtureRequest) -> Places:

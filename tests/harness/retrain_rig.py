@@ -25,23 +25,23 @@ from confluent_kafka.admin import AdminClient
 from harness.background import background_calls
 from harness.tiny_pipeline import NAME, write_folder
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
-from penstock_retrain_trigger.job.candidate import MakeTrainer
-from penstock_retrain_trigger.job.run import run
-from penstock_retrain_trigger.job.topic_log import TopicLog
-from penstock_retrain_trigger.job.workplace import Places, workplace
+from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_routing.states import BUCKETS, buckets
+from penstock_routing.topic import RoutingTopic
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.records import ModelVersion, RetrainEvent, RoutingState
 from penstock_schemas.schema_files import schema_text
 from penstock_streaming import admin
 from penstock_streaming.fail_points import VARIABLE, FailPoints
-from penstock_streaming.key_share import BUCKETS, buckets
-from penstock_streaming.registry import RegistryClient, RegistrySettings
-from penstock_streaming.routing_topic import RoutingTopic
 from penstock_streaming.settings import KafkaSettings
 from penstock_training.first_model import Places as FirstPlaces
 from penstock_training.first_model import provide_first_model
 from penstock_training.onnx_export import onnx_scores
 from penstock_training.publish import MODEL_FILE
+from penstock_training_job.candidate import MakeTrainer
+from penstock_training_job.run import run
+from penstock_training_job.topic_log import TopicLog
+from penstock_training_job.workplace import Places, workplace
 
 SECTIONS: Final = """
 labels: {horizon_s: 3600}
@@ -233,7 +233,7 @@ class RetrainRig:
         flags = {"request-id": request_id, "pipeline-dir": self.pipeline.folder, **places}
         arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
         return subprocess.run(
-            [sys.executable, "-m", "penstock_retrain_trigger.job", *arguments],
+            [sys.executable, "-m", "penstock_training_job", *arguments],
             env={**os.environ, **({VARIABLE: fail_point} if fail_point else {})},
             cwd=REPOSITORY,
             capture_output=True,

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 from confluent_kafka import Producer
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import encode_one
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 
 LONGEST_S = 120.0
 

@@ -17,11 +17,11 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from harness.waiting import eventually
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.framing import PREFIX_BYTES
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 
 PREFIX: Final = "PENSTOCK_RETRAIN_TRIGGER_"
 START_S: Final = 60.0

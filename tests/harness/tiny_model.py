@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from harness.bare_router import ServicePlaces
 from onnx import TensorProto, checker, helper, numpy_helper
+from penstock_routing.topic import RoutingTopic
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_streaming.routing_topic import RoutingTopic
 from penstock_training.model_server import load, unload
 from penstock_training.publish import Deployment, find_template, publish, served_name
 from penstock_training.training_record import digest_of

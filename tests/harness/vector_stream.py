@@ -12,9 +12,9 @@ import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 from harness.fault_world import FaultWorld
 from harness.tiny_model import WIDTH
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 
 END_S: Final = 60.0
 TICK_S: Final = 0.001

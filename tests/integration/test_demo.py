@@ -20,6 +20,7 @@ from penstock_cli.demonstration.run import DemoPlan, run
 from penstock_cli.demonstration.stages import CONTROL, LOOP, Stage, StageMissed
 from penstock_cli.demonstration.view import PlainView
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
+from penstock_routing.states import buckets
 from penstock_schemas.records import (
     DriftEvent,
     DriftWindow,
@@ -32,7 +33,6 @@ from penstock_simulator.foreign_producer import Connection, register
 from penstock_simulator.wire import avro_writer
 from penstock_stack.component import StackConfig
 from penstock_stack.endpoints import PUBLIC_PORTS, Endpoints
-from penstock_streaming.key_share import buckets
 
 pytestmark = pytest.mark.integration
 

@@ -13,19 +13,19 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 from harness.waiting import eventually
 from penstock_pipelines.loader import load_pipeline
-from penstock_retrain_trigger.job.label_rows import (
-    LabelRows,
-    make_training_set,
-    rebuild,
-    training_rows,
-)
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import Topic
 from penstock_streaming import admin
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.settings import KafkaSettings
+from penstock_training_job.label_rows import (
+    LabelRows,
+    make_training_set,
+    rebuild,
+    training_rows,
+)
 
 pytestmark = pytest.mark.integration
 FRAUD = load_pipeline(Path(__file__).parents[2] / "pipelines" / "fraud").config

@@ -10,12 +10,12 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from penstock_cli.lifecycle_log import LifecycleLog, now_ms
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import BrokerUnavailable
 from penstock_schemas.records import DriftEvent, DriftWindow, RetrainEvent
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.settings import KafkaSettings
 
 pytestmark = pytest.mark.integration

@@ -13,10 +13,10 @@ from harness.retrain_rig import RetrainRig
 from penstock_cli import main as cli
 from penstock_cli.options import ExitCode
 from penstock_replay.audit_log import AuditLog
-from penstock_retrain_trigger.job.workplace import Places
 from penstock_training.publish import MODEL_FILE
 from penstock_training.tracking import CHALLENGER, Tracker
 from penstock_training.training import train
+from penstock_training_job.workplace import Places
 
 pytestmark = [
     pytest.mark.integration,

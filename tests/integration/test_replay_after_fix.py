@@ -22,10 +22,10 @@ from harness.replay_world import read_topic, run_penstock
 from harness.tiny_pipeline import EVENT, NAME, readings, write_folder
 from harness.waiting import eventually
 from penstock_pipelines.loader import load_pipeline
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.schema_files import schema_text
 from penstock_streaming.admin import apply
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.settings import KafkaSettings
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]

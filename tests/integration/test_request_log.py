@@ -9,15 +9,15 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from harness.background import background_calls
-from penstock_retrain_trigger.job.request import RequestLog, Withdrawn
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import Topic
 from penstock_streaming import admin
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.settings import KafkaSettings
+from penstock_training_job.request import RequestLog, Withdrawn
 
 pytestmark = pytest.mark.integration
 

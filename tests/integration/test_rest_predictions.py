@@ -18,7 +18,7 @@ from penstock_inference.triton import ServedModel
 from penstock_ledger import LogClient, TopicRange
 from penstock_ledger.decoding import RecordDecoder
 from penstock_ledger.reader import schema_reader
-from penstock_streaming.registry import RegistryClient, RegistrySettings
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_streaming.settings import KafkaSettings
 from prometheus_client import CollectorRegistry, Counter
 

@@ -12,11 +12,11 @@ import pytest
 from harness.retrain_places import find_places, loaded, shape
 from harness.retrain_rig import RetrainRig, pressed, vibrating
 from penstock_monitoring.reference import REFERENCE_FILE, SAMPLE_FILE, Reference
-from penstock_retrain_trigger.job.label_rows import rebuild
-from penstock_retrain_trigger.job.verdict import METRICS
-from penstock_retrain_trigger.job.workplace import Places
 from penstock_schemas.errors import ConfigError
 from penstock_training.tracking import CHAMPION, DATASET_FILE, REQUEST_TAG, Tracker
+from penstock_training_job.label_rows import rebuild
+from penstock_training_job.verdict import METRICS
+from penstock_training_job.workplace import Places
 
 pytestmark = [
     pytest.mark.integration,

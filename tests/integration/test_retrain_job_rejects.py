@@ -13,8 +13,8 @@ from harness.background import background_calls
 from harness.retrain_places import find_places, loaded, shape
 from harness.retrain_rig import RetrainRig, pressed, vibrating
 from harness.waiting import eventually
-from penstock_retrain_trigger.job.workplace import Places
 from penstock_training.trainers import FittedModel, Matrix, Trainer, Vector, make_trainer
+from penstock_training_job.workplace import Places
 
 pytestmark = [
     pytest.mark.integration,

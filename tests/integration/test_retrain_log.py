@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_retrain_trigger.retrain_log import RetrainLog
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import BrokerUnavailable, FencedError, RecordError
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.settings import KafkaSettings
 
 pytestmark = pytest.mark.integration

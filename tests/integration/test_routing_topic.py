@@ -9,10 +9,10 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_routing.topic import RoutingTopic
 from penstock_schemas.errors import BrokerUnavailable, FatalError
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_streaming.registry import RegistryClient, RegistrySettings
-from penstock_streaming.routing_topic import RoutingTopic
 from penstock_streaming.settings import KafkaSettings
 
 pytestmark = pytest.mark.integration

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.errors import BrokerUnavailable, SchemaError, SchemaIncompatible
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics, Topic
 from penstock_streaming.admin import Action, apply, plan
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.settings import KafkaSettings
 
 pytestmark = pytest.mark.integration

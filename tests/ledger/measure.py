@@ -25,9 +25,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from penstock_ledger import LedgerTopics, ReadOptions, check_pipeline
 from penstock_ledger.records import ROLES
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import ColumnarEncoder, encode_one
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 from rollouts import rollout
 from synthetic_log import SCHEMA_TEXTS
 

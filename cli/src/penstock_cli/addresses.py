@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from penstock_streaming.registry import RegistrySettings
-from penstock_streaming.service_settings import load_settings
+from penstock_registry.client import RegistrySettings
+from penstock_service.settings import load_settings
 from penstock_streaming.settings import KafkaSettings
 from pydantic_settings import BaseSettings, SettingsConfigDict
 

@@ -19,10 +19,10 @@ from penstock_cli.option_groups import Where
 from penstock_cli.options import ExitCode, pipeline_folder, stack_config
 
 if TYPE_CHECKING:
+    from penstock_registry.client import RegistryClient
     from penstock_replay.audit_log import AuditLog, Operation
     from penstock_replay.bounds import Bound
     from penstock_schemas.topics import PipelineTopics
-    from penstock_streaming.registry import RegistryClient
     from penstock_streaming.settings import KafkaSettings
 
 Rate = Annotated[
@@ -51,9 +51,9 @@ class Cluster:
     @classmethod
     def of(cls, where: Where, pipelines: list[str] | None = None) -> Cluster:
         """Return what the options mean."""
+        from penstock_registry.client import RegistryClient, RegistrySettings
         from penstock_stack.endpoints import Endpoints
         from penstock_stack.registry_server import API_PATH
-        from penstock_streaming.registry import RegistryClient, RegistrySettings
         from penstock_streaming.settings import KafkaSettings
 
         try:

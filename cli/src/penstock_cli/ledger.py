@@ -25,8 +25,8 @@ from penstock_cli.options import (
 if TYPE_CHECKING:
     from penstock_ledger import LedgerTopics, ReadOptions, Report
     from penstock_ledger.live import Since
+    from penstock_registry.client import RegistryClient
     from penstock_schemas.topics import PipelineTopics
-    from penstock_streaming.registry import RegistryClient
 
 _AGE: Final = re.compile(r"(\d{1,6})([smhd])")
 _UNIT_S: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -110,7 +110,7 @@ def _reading(
 ) -> tuple[LedgerTopics, ReadOptions]:
     """Return what is read, and from where: the profile's addresses, or those of the options."""
     from penstock_ledger import ReadOptions
-    from penstock_streaming.registry import RegistryClient
+    from penstock_registry.client import RegistryClient
 
     names = topics_of(pipeline)
     if global_options(context).profile is Profile.prod:

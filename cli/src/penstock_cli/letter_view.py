@@ -9,8 +9,8 @@ from penstock_cli import console
 from penstock_cli.cluster import moment
 
 if TYPE_CHECKING:
+    from penstock_registry.client import RegistryClient
     from penstock_replay.dead_letters import Found
-    from penstock_streaming.registry import RegistryClient
 
 _HEX_BYTES: Final = 256
 """Of a value that cannot be decoded, shown at most."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penstock_replay.refusal import Refused
+from penstock_routing.states import find
 from penstock_schemas.errors import ConfigError, PenstockError, RetryableError
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_streaming.routing_states import find
 from penstock_training.deploy import ModelServer, deploy
 from penstock_training.model_server import load
 from penstock_training.publish import published_digest

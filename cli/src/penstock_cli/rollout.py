@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import typer
 from penstock_replay.refusal import Refused
+from penstock_routing.states import following, writer_of
 from penstock_schemas.errors import ConfigError
-from penstock_streaming.routing_states import following, writer_of
 
 from penstock_cli import console, rollout_moves
 from penstock_cli.cluster import actor, operation

@@ -9,8 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from penstock_replay.refusal import Refused
-from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_streaming.routing_states import (
+from penstock_routing.states import (
     CHALLENGER,
     CHAMPION,
     PREVIOUS,
@@ -19,6 +18,7 @@ from penstock_streaming.routing_states import (
     retired,
     succeeded,
 )
+from penstock_schemas.records import ModelVersion, RoutingState
 
 from penstock_cli.retrain_history import Request
 

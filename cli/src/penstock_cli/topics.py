@@ -19,10 +19,10 @@ from penstock_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from penstock_registry.client import RegistryClient
     from penstock_schemas.topics import Topic
     from penstock_stack.component import StackConfig
     from penstock_streaming.admin import Change
-    from penstock_streaming.registry import RegistryClient
     from penstock_streaming.settings import KafkaSettings
 
 app = typer.Typer(help="Topics and schemas of the pipelines.", no_args_is_help=True)
@@ -71,7 +71,7 @@ def apply_all(config: StackConfig, profile: Profile = Profile.local) -> list[Cha
 
 
 def _clients(config: StackConfig, profile: Profile) -> tuple[KafkaSettings, RegistryClient]:
-    from penstock_streaming.registry import RegistryClient
+    from penstock_registry.client import RegistryClient
 
     from penstock_cli.addresses import addresses
 

@@ -185,6 +185,6 @@ def test_ray_image_has_what_the_job_and_the_first_model_need(root):
     build = next(stage for stage in file.stages if stage.name == "build-ray")
     (sync,) = (i.text for i in build.of("RUN") if "uv sync" in i.text)
     assert "--package penstock-inference" in sync
-    assert "--package penstock-retrain-trigger --extra training" in sync
+    assert "--package penstock-training-job" in sync
     assert file.environment("ray")["PENSTOCK_TRITON_MODELS"] == "/app/triton_models"
     assert json.loads(file.last("ENTRYPOINT", "ray"))[:3] == ["ray", "start", "--head"]

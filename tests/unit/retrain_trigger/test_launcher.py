@@ -44,7 +44,7 @@ def test_entry_point_is_a_command_line_of_the_job() -> None:
     request = job_request(settings, "r1", Path("/pipelines/with space"), 2)
     words = shlex.split(request["entrypoint"])
     assert words[:7] == [
-        "exec", "nice", "-n", "10", "/venv/bin/python", "-m", "penstock_retrain_trigger.job",
+        "exec", "nice", "-n", "10", "/venv/bin/python", "-m", "penstock_training_job",
     ]  # fmt: skip
     given = dict(zip(words[7::2], words[8::2], strict=True))
     assert given["--request-id"] == "r1"

@@ -15,7 +15,7 @@ def test_defaults_run_on_a_laptop() -> None:
     settings = load_settings()
     assert settings.metrics_port == 9104
     assert settings.ray_jobs_url == "http://127.0.0.1:8265"
-    assert settings.job_module == "penstock_retrain_trigger.job"
+    assert settings.job_module == "penstock_training_job"
 
 
 def test_names_are_those_of_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import Consumer, Message, TopicPartition
+from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, decode_one
 from penstock_schemas.errors import RecordError
 from penstock_schemas.records import DriftEvent, RetrainEvent, RoutingState
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.errors import Verdict, translated, verdict
-from penstock_streaming.registry import RegistryClient
 from penstock_streaming.settings import KafkaSettings
 
 from penstock_cli import console

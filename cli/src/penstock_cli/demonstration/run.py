@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
+from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.errors import PenstockError
 from penstock_simulator.foreign_producer import Connection
 from penstock_simulator.generators import Drift, DriftKind
 from penstock_simulator.simulation import SimulationPlan, simulate
 from penstock_stack.component import StackConfig
 from penstock_stack.registry_server import API_PATH
-from penstock_streaming.registry import RegistryClient, RegistrySettings
 from penstock_streaming.settings import KafkaSettings
 
 from penstock_cli.demonstration.feed import Feed

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.errors import BrokerUnavailable, RecordError
 from penstock_schemas.records import AuditEvent
@@ -22,7 +23,6 @@ from penstock_schemas.topics import AUDIT_TOPIC, Topic
 from penstock_streaming.admin import apply
 from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import CLIENT_EXCEPTIONS, Verdict, error_of, translated, verdict
-from penstock_streaming.registry import RegistryClient
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 
 from penstock_replay.places import OffsetSet

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from penstock_registry.client import RegistryClient
 from penstock_schemas.errors import SchemaIncompatible
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import Topic
 
 from penstock_streaming.changes import Action, Change
-from penstock_streaming.registry import RegistryClient
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.topic_admin import admin_client, change_topics, plan_topics, wait_visible
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
+from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_routing.topic import RoutingTopic
 from penstock_schemas.errors import ConfigError, PenstockError, RetryableError
 from penstock_schemas.records import RoutingState
 from penstock_streaming.deadline import Deadline
-from penstock_streaming.registry import RegistryClient, RegistrySettings
-from penstock_streaming.routing_topic import RoutingTopic
 from penstock_streaming.settings import KafkaSettings
 
 from penstock_training.first_features import prepare_features

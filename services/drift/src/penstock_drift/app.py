@@ -6,8 +6,8 @@ import threading
 from pathlib import Path
 
 from penstock_pipelines.loader import load_pipeline
+from penstock_service.health import serve_health
 from penstock_streaming.metrics import LoopMetrics
-from penstock_telemetry.health import serve_health
 from prometheus_client import CollectorRegistry, generate_latest
 
 from penstock_drift.loop_thread import LoopThread

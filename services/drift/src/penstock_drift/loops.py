@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from penstock_pipelines.loader import LoadedPipeline
 from penstock_pipelines.model import PipelineConfig
+from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.schema_files import schema_text
 from penstock_streaming.clients import ConfluentClients, ConsumerClient
 from penstock_streaming.handler import Handler
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
-from penstock_streaming.registry import RegistryClient
 from penstock_streaming.settings import LoopSettings
 
 from penstock_drift.display import Display

@@ -8,8 +8,8 @@ import sys
 import threading
 
 from penstock_schemas.errors import ConfigError
-from penstock_streaming.service_command import on_stop
-from penstock_telemetry.logs import configure_logging
+from penstock_service.command import on_stop
+from penstock_service.logs import configure_logging
 
 from penstock_inference.run_facts import want_replicas
 from penstock_inference.settings import InferenceSettings, load_settings

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from penstock_pipelines.loader import LoadedPipeline
-from penstock_streaming.registry import RegistryClient
-from penstock_telemetry.logs import configure_logging
+from penstock_registry.client import RegistryClient
+from penstock_service.logs import configure_logging
 from prometheus_client import CollectorRegistry
 
 from penstock_inference.gateway_api import create_app

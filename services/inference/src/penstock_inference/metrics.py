@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Literal
 
 from penstock_schemas.records import ModelVersion
-from penstock_telemetry.metrics import LATENCY_BUCKETS
+from penstock_service.metrics import LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from penstock_inference.breakers import STATES, BreakerState

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import pyarrow as pa
 from confluent_kafka import KafkaException, Producer
+from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import ColumnarEncoder
 from penstock_schemas.errors import PenstockError
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.registry import RegistryClient
 from penstock_streaming.settings import KafkaSettings
 from prometheus_client import Counter
 

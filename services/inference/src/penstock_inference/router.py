@@ -13,14 +13,14 @@ from dataclasses import replace
 
 from penstock_pipelines.loader import LoadedPipeline
 from penstock_pipelines.watch import PipelineWatch
+from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import RetryableError
 from penstock_schemas.schema_files import projection, schema_text
+from penstock_service.logs import configure_logging
 from penstock_streaming.garbage import collect_seldom
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
-from penstock_streaming.registry import RegistryClient
-from penstock_telemetry.logs import configure_logging
 from prometheus_client import CollectorRegistry
 
 from penstock_inference.best_effort import BestEffortTopic

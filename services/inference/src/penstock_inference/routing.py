@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from penstock_routing.states import BUCKETS, buckets
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_streaming.key_share import BUCKETS, buckets
 
 from penstock_inference.triton import ServedModel
 

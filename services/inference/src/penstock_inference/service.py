@@ -12,8 +12,8 @@ from pathlib import Path
 import ray
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_schemas.errors import ConfigError
-from penstock_telemetry.health import serve_health
-from penstock_telemetry.metrics import multiprocess_exposition, prepare_multiprocess
+from penstock_service.health import serve_health
+from penstock_service.metrics import multiprocess_exposition, prepare_multiprocess
 
 from penstock_inference.app import Applications, connect
 from penstock_inference.router import DRAIN_S

@@ -17,8 +17,8 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from penstock_routing.states import BUCKETS, buckets
 from penstock_schemas.errors import PenstockError
-from penstock_streaming.key_share import BUCKETS, buckets
 
 from penstock_inference.breakers import BESIDE, Breakers
 from penstock_inference.metrics import InferenceMetrics

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 
-from penstock_streaming.service_command import on_stop, service_command
-from penstock_telemetry.logs import configure_logging
+from penstock_service.command import on_stop, service_command
+from penstock_service.logs import configure_logging
 
 from penstock_ingest.settings import IngestSettings, load_settings
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Literal
 
-from penstock_telemetry.metrics import LATENCY_BUCKETS
+from penstock_service.metrics import LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 Stage = Literal["decode", "validate", "online", "aggregate", "encode"]

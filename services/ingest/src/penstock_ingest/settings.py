@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from penstock_streaming import service_settings
-from penstock_streaming.registry import RegistrySettings
+from penstock_registry.client import RegistrySettings
+from penstock_service import settings as service_settings
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 from pydantic import Field, PositiveFloat
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -56,5 +56,5 @@ class IngestSettings(BaseSettings):
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> IngestSettings:
-    """Read the settings; see `penstock_streaming.service_settings.load_settings`."""
+    """Read the settings; see `penstock_service.settings.load_settings`."""
     return service_settings.load_settings(IngestSettings, KNOWN_TO_THE_STACK, environment)

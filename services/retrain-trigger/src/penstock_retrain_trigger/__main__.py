@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from penstock_streaming.service_command import service_command
-from penstock_telemetry.logs import configure_logging
+from penstock_service.command import service_command
+from penstock_service.logs import configure_logging
 
 from penstock_retrain_trigger.settings import TriggerSettings, load_settings
 

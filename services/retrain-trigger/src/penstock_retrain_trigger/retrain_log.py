@@ -14,12 +14,12 @@ from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
+from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.errors import BrokerUnavailable, FencedError, RecordError, RuleViolation
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.schema_files import schema_text
 from penstock_streaming.deadline import Deadline
-from penstock_streaming.registry import RegistryClient
 from penstock_streaming.settings import KafkaSettings
 
 from penstock_retrain_trigger.kafka_clients import aiokafka_arguments

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
-from penstock_streaming import service_settings
-from penstock_streaming.registry import RegistrySettings
+from penstock_registry.client import RegistrySettings
+from penstock_service import settings as service_settings
 from penstock_streaming.settings import KafkaSettings
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -54,7 +54,7 @@ class TriggerSettings(BaseSettings):
     job_python: str = sys.executable
     """Interpreter that runs the job, on Ray's host."""
     job_module: str = Field(
-        default="penstock_retrain_trigger.job", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
+        default="penstock_training_job", pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
     )
     """Module that is the job."""
     job_niceness: int = Field(default=10, ge=0, le=19)
@@ -91,5 +91,5 @@ class TriggerSettings(BaseSettings):
 
 
 def load_settings(environment: Mapping[str, str] | None = None) -> TriggerSettings:
-    """Read the settings; see `penstock_streaming.service_settings.load_settings`."""
+    """Read the settings; see `penstock_service.settings.load_settings`."""
     return service_settings.load_settings(TriggerSettings, KNOWN_TO_THE_STACK, environment)

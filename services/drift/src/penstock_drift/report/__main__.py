@@ -18,11 +18,11 @@ import pandas as pd
 from penstock_monitoring.reference import SAMPLE_FILE
 from penstock_pipelines.loader import load_pipeline
 from penstock_pipelines.model import PipelineConfig
+from penstock_registry.client import RegistryClient
 from penstock_schemas.errors import FatalError, PenstockError
 from penstock_schemas.records import DriftEvent
+from penstock_service.logs import configure_logging
 from penstock_streaming.deadline import Deadline
-from penstock_streaming.registry import RegistryClient
-from penstock_telemetry.logs import configure_logging
 
 from penstock_drift.evidence import LABEL, evidence, with_error
 from penstock_drift.history import KafkaHistory

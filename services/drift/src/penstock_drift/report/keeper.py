@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import decode_one
 from penstock_schemas.errors import RecordError, RetryableError
 from penstock_schemas.records import DriftEvent
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.registry import RegistryClient
 
 from penstock_drift.metrics import DriftMetrics
 from penstock_drift.rekey import PARTITION

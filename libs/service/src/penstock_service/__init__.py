@@ -1,0 +1,1 @@
+"""What every service has: command, settings, logs, metrics, health endpoints."""

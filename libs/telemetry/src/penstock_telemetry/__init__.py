@@ -1,1 +1,0 @@
-"""What every service shows of itself: health endpoints, metrics and structured logs."""

@@ -1,0 +1,130 @@
+"""The canary: the candidate answers for a share of the keys until its labels tell how well."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from typing import Any
+
+import pyarrow as pa
+from penstock_schemas.errors import ConfigError
+from penstock_schemas.records import RoutingState
+from penstock_streaming.deadline import Deadline
+from penstock_training.deploy import deploy
+from penstock_training.onnx_export import onnx_scores
+from penstock_training.tracking import DATASET_FILE
+from penstock_training.training_record import RegisteredModel
+
+from penstock_training_job.columns import Wanted
+from penstock_training_job.judge import (
+    MIN_POSITIVES,
+    Comparison,
+    canary_objection,
+    compare,
+    is_enough,
+)
+from penstock_training_job.label_rows import LabelRows, after, kept_rows
+from penstock_training_job.request import now_ms
+from penstock_training_job.rollout import Rollout
+from penstock_training_job.rows import features_of, labels_of, scores_of
+from penstock_training_job.verdict import PROMOTED, REJECTED, Verdict, canary_metrics
+from penstock_training_job.workplace import Workplace
+
+LOG = logging.getLogger("penstock.retrain_job")
+
+
+def run_canary(work: Workplace, rollout: Rollout, run_id: str) -> Verdict:
+    """Publish the candidate, give it its share of the keys, and judge it by what it answered.
+
+    Raises
+    ------
+    Overtaken
+        If somebody else changes the routing.
+    Withdrawn
+        If the request is cancelled meanwhile.
+    """
+    state = _start(work, rollout)
+    began_ms = state.updated_at
+    deadline = Deadline(work.config.rollout.max_wait_s - (now_ms() - began_ms) / 1000)
+    least = work.config.rollout.min_canary_rows
+    reader = _canary_rows(work, rollout, run_id)
+    champion = work.tracker.version(rollout.champion)
+    try:
+        while True:
+            reader.advance()
+            rows = reader.joined(1 if deadline.expired else least)
+            if rows is not None and is_enough(labels_of(rows), least):
+                found = compare_canary(rows, champion, len(work.config.feature_names))
+                LOG.info("judged after %.1f s: %s", (now_ms() - began_ms) / 1000, found)
+                return verdict_of(found, work.config.rollout.min_gain)
+            if deadline.expired:
+                return _too_few(work, rows)
+            work.fail_points.reach("in_canary")
+            work.pause()
+            rollout.running(work.routed())
+    finally:
+        reader.close()
+
+
+def compare_canary(rows: pa.Table, champion: RegisteredModel, width: int) -> Comparison:
+    """Compare what the candidate answered with what the champion answers to the same features."""
+    own = onnx_scores(champion.onnx_bytes, features_of(rows, width))
+    return compare(labels_of(rows), scores_of(rows), own)
+
+
+def verdict_of(found: Comparison, min_gain: float) -> Verdict:
+    """Return the verdict on a canary."""
+    objection = canary_objection(found, min_gain)
+    if objection:
+        return Verdict(REJECTED, objection, canary_metrics(found))
+    reason = (
+        f"on the same {found.rows} canary rows its AUC is {found.candidate_auc:.4f}, "
+        f"the champion's {found.champion_auc:.4f}"
+    )
+    return Verdict(PROMOTED, reason, canary_metrics(found))
+
+
+def _too_few(work: Workplace, rows: pa.Table | None) -> Verdict:
+    there = 0 if rows is None else rows.num_rows
+    positives = 0 if rows is None else int(labels_of(rows).sum())
+    limits = work.config.rollout
+    reason = (
+        f"{there} labelled canary rows, {positives} positive, within {limits.max_wait_s:g} s; "
+        f"a verdict needs {limits.min_canary_rows}, {MIN_POSITIVES} of each class"
+    )
+    metrics = {"canary_rows": float(there), "canary_positives": float(positives)}
+    return Verdict(REJECTED, reason, metrics)
+
+
+def _start(work: Workplace, rollout: Rollout) -> RoutingState:
+    """Have the candidate loaded and routed, unless it is; return the state since which it is."""
+    now = work.routed()
+    model = rollout.candidate
+    if now is None or all(v.version != model.version for v in now.versions):
+        began = time.monotonic()
+        deploy(work.server, work.pipeline, work.tracker, model)
+        LOG.info("published in %.1f s", time.monotonic() - began)
+        work.fail_points.reach("after_publish")
+    percent = work.config.rollout.canary_percent
+    state = work.route(lambda now: rollout.canary(now, percent))
+    LOG.info("canary since revision %d", state.revision)
+    work.fail_points.reach("after_canary")
+    return state
+
+
+def _canary_rows(work: Workplace, rollout: Rollout, run_id: str) -> LabelRows:
+    """Return the reader of the candidate's answers, which all lie behind the training set."""
+    manifest: dict[str, Any] = json.loads(_file(work, run_id, DATASET_FILE))
+    config = work.config
+    wanted = Wanted(len(config.feature_names), ("canary",), model_version=rollout.candidate.version)
+    resolve = work.registry.schema_text
+    limit = kept_rows(config)
+    return LabelRows(work.kafka, resolve, config, wanted, after(manifest), limit=limit)
+
+
+def _file(work: Workplace, run_id: str, name: str) -> bytes:
+    content = work.tracker.file(run_id, name)
+    if content is None:
+        raise ConfigError(f"run {run_id} has no artifact {name}")
+    return content

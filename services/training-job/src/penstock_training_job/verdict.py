@@ -1,0 +1,88 @@
+"""The verdict on a candidate, and how it is kept in the tracking run until it has been carried out.
+
+A job that is killed between verdict and event finds the same verdict again: it is never reached a
+second time, on other rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from penstock_training_job.judge import Comparison
+
+PROMOTED: Final = "promoted"
+REJECTED: Final = "rejected"
+CHAMPION_TAG: Final = "penstock.champion"
+"""Tag of a run: the version that its model is compared with."""
+VERDICT_TAG: Final = "penstock.verdict"
+REASON_TAG: Final = "penstock.reason"
+METRICS: Final = (
+    "training_rows",
+    "holdout_auc",
+    "champion_holdout_auc",
+    "canary_rows",
+    "canary_positives",
+    "canary_auc",
+    "champion_auc",
+    "gain_low",
+    "gain_high",
+)
+"""What an event of state finished tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a candidate, and why.
+
+    Parameters
+    ----------
+    metrics
+        Those of `METRICS` that are known.
+    """
+
+    verdict: str
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_notes(cls, tags: Mapping[str, str], metrics: Mapping[str, float]) -> Verdict | None:
+        """Return the verdict in a run's tags and metrics; None if there is none yet."""
+        if VERDICT_TAG not in tags:
+            return None
+        return cls(tags[VERDICT_TAG], tags.get(REASON_TAG, ""), told(metrics))
+
+    def tags(self) -> dict[str, str]:
+        """Return the verdict as tags of the run."""
+        return {VERDICT_TAG: self.verdict, REASON_TAG: self.reason}
+
+
+def told(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return those metrics of a run that an event tells."""
+    return {name: metrics[name] for name in METRICS if name in metrics}
+
+
+def holdout_metrics(found: Comparison, training_rows: int) -> dict[str, float]:
+    """Return what the comparison on the holdout tells."""
+    return {
+        "training_rows": float(training_rows),
+        "holdout_rows": float(found.rows),
+        "holdout_positives": float(found.positives),
+        "holdout_auc": found.candidate_auc,
+        "champion_holdout_auc": found.champion_auc,
+        "gain_low": found.gain_low,
+        "gain_high": found.gain_high,
+    }
+
+
+def canary_metrics(found: Comparison) -> dict[str, float]:
+    """Return what the comparison on the canary's rows tells, in place of the holdout's gain."""
+    return {
+        "canary_rows": float(found.rows),
+        "canary_positives": float(found.positives),
+        "canary_auc": found.candidate_auc,
+        "champion_auc": found.champion_auc,
+        "gain_low": found.gain_low,
+        "gain_high": found.gain_high,
+    }

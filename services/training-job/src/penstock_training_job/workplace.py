@@ -1,0 +1,144 @@
+"""What the steps of a job work with: its request, the pipeline, and everything it talks to."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from penstock_pipelines.loader import LoadedPipeline, load_pipeline
+from penstock_pipelines.model import PipelineConfig
+from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_routing.topic import Make, RoutingTopic
+from penstock_schemas.errors import ConfigError
+from penstock_schemas.records import RoutingState
+from penstock_streaming.fail_points import FailPoints
+from penstock_streaming.settings import KafkaSettings
+from penstock_training.deploy import ModelServer
+from penstock_training.tracking import Tracker
+
+from penstock_training_job.request import RequestLog
+
+FAIL_POINTS: Final = (
+    "after_run",
+    "after_started",
+    "after_rows",
+    "before_log",
+    "after_log",
+    "mid_upload",
+    "after_register",
+    "after_publish",
+    "after_canary",
+    "in_canary",
+    "after_verdict",
+    "after_routing",
+    "before_finished",
+    "after_finished",
+)
+"""Places where a test can have the job killed, in their order."""
+_ROUTING_TIMEOUT_S: Final = 30.0
+_PAUSE_S: Final = 1.0
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where everything is.
+
+    Parameters
+    ----------
+    kafka, triton_grpc
+        host:port.
+    registry, mlflow
+        URLs.
+    models_dir
+        The model server's repository.
+    """
+
+    kafka: str
+    registry: str
+    mlflow: str
+    triton_grpc: str
+    models_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """All that a step needs; make it with `workplace`."""
+
+    request_id: str
+    pipeline: LoadedPipeline
+    places: Places
+    kafka: KafkaSettings
+    registry: RegistryClient
+    log: RequestLog
+    tracker: Tracker
+    routing: RoutingTopic
+    fail_points: FailPoints
+
+    @property
+    def config(self) -> PipelineConfig:
+        """The pipeline's configuration."""
+        return self.pipeline.config
+
+    @property
+    def server(self) -> ModelServer:
+        """The model server."""
+        return ModelServer(self.places.triton_grpc, self.places.models_dir)
+
+    def routed(self) -> RoutingState | None:
+        """Return the routing state in force."""
+        return self.routing.latest(_ROUTING_TIMEOUT_S)
+
+    def route(self, make: Make) -> RoutingState:
+        """Write the next routing state, as `RoutingTopic.write`."""
+        return self.routing.write(make, _ROUTING_TIMEOUT_S)
+
+    def pause(self) -> None:
+        """Wait a moment, then look whether the request still stands.
+
+        Raises
+        ------
+        Withdrawn
+            If it does not.
+        """
+        time.sleep(_PAUSE_S)
+        self.log.check_wanted()
+
+
+@contextmanager
+def workplace(
+    request_id: str, pipeline_dir: Path, places: Places, fail_points: FailPoints
+) -> Iterator[Workplace]:
+    """Yield a workplace; its clients are closed afterwards.
+
+    Raises
+    ------
+    ConfigError
+        If the pipeline is wrong, or the id is none.
+    """
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise ConfigError(f"--request-id: expected {_REQUEST_ID.pattern}, got {request_id!r}")
+    pipeline = load_pipeline(pipeline_dir)
+    name, topics = pipeline.config.pipeline, pipeline.config.topic_names
+    kafka = KafkaSettings(bootstrap_servers=places.kafka)
+    registry = RegistryClient(RegistrySettings(url=places.registry))
+    log = RequestLog(kafka, registry, topics.retrain, request_id)
+    try:
+        yield Workplace(
+            request_id=request_id,
+            pipeline=pipeline,
+            places=places,
+            kafka=kafka,
+            registry=registry,
+            log=log,
+            tracker=Tracker(places.mlflow, name),
+            routing=RoutingTopic(kafka, registry, topics.models, name),
+            fail_points=fail_points,
+        )
+    finally:
+        log.close()
