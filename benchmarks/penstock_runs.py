@@ -17,7 +17,7 @@ import tritonclient.grpc as grpcclient
 import workloads
 from contenders import Contender, Place, Running
 from peers import MODEL
-from penstock_inference.run_facts import METRICS
+from penstock_inference.replicas import METRICS
 from penstock_pipelines.loader import load_pipeline
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_routing.topic import RoutingTopic

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from penstock_inference.run_facts import METRICS, live_replicas
+from penstock_inference.replicas import METRICS, live_replicas
 from penstock_service.metrics import multiprocess_exposition
 from processes import Pids
 from prometheus_client.parser import text_string_to_metric_families

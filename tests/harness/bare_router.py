@@ -67,7 +67,7 @@ class BareRouter:
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from penstock_inference.run_facts import METRICS
+        from penstock_inference.replicas import METRICS
 
         metrics = self.run_dir / METRICS
         metrics.mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ class BareRouter:
     @property
     def is_ready(self) -> bool:
         """Tell whether it takes records, as of its last heartbeat, at most a second old."""
-        from penstock_inference.run_facts import live_replicas
+        from penstock_inference.replicas import live_replicas
 
         replicas, _ = live_replicas(self.run_dir)
         return any(facts.pid == self.pid and facts.ready for facts in replicas)
@@ -136,7 +136,7 @@ def counted(run_dir: Path, name: str, **labels: str) -> float:
 def figures(run_dir: Path) -> Figures:
     """Return the metrics of all routers of a run folder together."""
     from harness.figures import parse
-    from penstock_inference.run_facts import METRICS
+    from penstock_inference.replicas import METRICS
     from penstock_service.metrics import multiprocess_exposition
 
     return parse(multiprocess_exposition(run_dir / METRICS))

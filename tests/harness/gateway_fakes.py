@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 from fastapi import FastAPI
 from harness.inference_fakes import WIDTH, mean_score, version
-from penstock_inference.gateway_api import create_app
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.pipeline import EventVector, Signature
-from penstock_inference.rest_service import PipelineService
+from penstock_inference.rest.app import PipelineService, create_app
 from penstock_inference.routing import Route
 from penstock_inference.scoring import Scored
 from penstock_inference.settings import GatewaySettings

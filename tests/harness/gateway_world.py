@@ -20,12 +20,11 @@ from harness.gateway_fakes import Published
 from harness.outage_proxy import OutageProxy
 from harness.tiny_model import MAX_ROWS, WIDTH, tiny_onnx
 from harness.waiting import eventually
-from penstock_inference.gateway_api import create_app
 from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_link import ModelLink
 from penstock_inference.pipeline import Signature
-from penstock_inference.rest_service import PipelineService
+from penstock_inference.rest.app import PipelineService, create_app
 from penstock_inference.scoring import LinkedScorer
 from penstock_inference.settings import GatewaySettings, TritonSettings
 from penstock_inference.tensors import Matrix

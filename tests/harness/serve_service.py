@@ -15,7 +15,7 @@ from harness.child import child
 from harness.infrastructure import infrastructure
 from harness.machine import free_offset
 from harness.waiting import eventually
-from penstock_inference.run_facts import live_replicas
+from penstock_inference.replicas import live_replicas
 from penstock_stack.artifacts import cache_dir
 from penstock_stack.component import StackConfig
 from penstock_stack.endpoints import Endpoints

@@ -11,7 +11,7 @@ from penstock_schemas.errors import ConfigError
 from penstock_service.command import on_stop
 from penstock_service.logs import configure_logging
 
-from penstock_inference.run_facts import want_replicas
+from penstock_inference.replicas import want_replicas
 from penstock_inference.settings import InferenceSettings, load_settings
 
 
@@ -58,7 +58,7 @@ def _replicas(text: str) -> int:
 
 def _run(settings: InferenceSettings) -> int:
     configure_logging("inference", settings.log_level)
-    from penstock_inference.service import run  # slow to import: not needed for the rest
+    from penstock_inference.deployment import run  # slow to import: not needed for the rest
 
     stop = threading.Event()
     code = run(settings, stop, lambda: on_stop(stop.set))

@@ -13,12 +13,11 @@ from penstock_registry.client import RegistryClient
 from penstock_service.logs import configure_logging
 from prometheus_client import CollectorRegistry
 
-from penstock_inference.gateway_api import create_app
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_link import ModelLink
 from penstock_inference.pipeline import Signature
+from penstock_inference.rest.app import PipelineService, create_app
 from penstock_inference.rest_predictions import RestPredictions
-from penstock_inference.rest_service import PipelineService
 from penstock_inference.router import SERVICE
 from penstock_inference.scoring import LinkedScorer
 from penstock_inference.settings import InferenceSettings

@@ -23,13 +23,13 @@ from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
 from prometheus_client import CollectorRegistry
 
+from penstock_inference.autoscaling import figures
 from penstock_inference.best_effort import BestEffortTopic
 from penstock_inference.handler import Codecs, InferenceHandler
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_calls import Model
 from penstock_inference.pipeline import Signature
-from penstock_inference.run_facts import own_facts, remove_replica, write_replica
-from penstock_inference.scaling import figures
+from penstock_inference.replicas import own_facts, remove_replica, write_replica
 from penstock_inference.settings import InferenceSettings
 from penstock_inference.shadows import Shadows
 from penstock_inference.triton import TritonServer

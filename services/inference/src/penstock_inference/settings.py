@@ -9,10 +9,8 @@ from typing import Annotated, Final, Literal
 from penstock_registry.client import RegistrySettings
 from penstock_service import settings as service_settings
 from penstock_streaming.settings import KafkaSettings, LoopSettings
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from penstock_inference.scaling import AutoscalingSettings
 
 PREFIX: Final = "PENSTOCK_INFERENCE_"
 KNOWN_TO_THE_STACK: Final = frozenset({"PENSTOCK_INFERENCE_PORT"})
@@ -66,6 +64,33 @@ class ShadowSettings(BaseModel):
     """Share of the keys whose rows are shown, percent; always the same keys."""
     queue_rows: PositiveInt = 20_000
     """Rows waiting to be shown; beyond it they are dropped and counted."""
+
+
+class AutoscalingSettings(BaseModel):
+    """When routers are added and removed. Immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    enabled: bool = False
+    """Whether Serve decides the number of replicas; else it is ``replicas``, and what ``scale``
+    has noted."""
+    min_replicas: PositiveInt = 1
+    """Least replicas of a pipeline."""
+    max_replicas: PositiveInt = 8
+    """Most replicas of a pipeline; never more than its features topic has partitions."""
+    target_drain_s: PositiveFloat = 60.0
+    """A backlog that takes longer than this to drain asks for another replica, seconds."""
+    up_cooldown_s: float = Field(default=30.0, ge=0.0)
+    """Least time between a change and adding replicas, seconds: a new one has to start, take its
+    partitions and show what it does."""
+    down_cooldown_s: float = Field(default=300.0, ge=0.0)
+    """Time without a backlog, and since the last change, before a replica is removed, seconds."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> AutoscalingSettings:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("min_replicas is more than max_replicas")
+        return self
 
 
 class InferenceSettings(BaseSettings):

@@ -21,8 +21,8 @@ from harness.http_server import Answer
 from harness.inference_fakes import WIDTH
 from harness.tiny_pipeline import NAME, write_folder
 from jsonschema import Draft202012Validator
-from penstock_inference import oip
 from penstock_inference.event_vectors import EventVectors
+from penstock_inference.rest import protocol
 from penstock_pipelines.loader import load_pipeline
 
 CASES = 1_500 * (100 if os.environ.get("FULL") else 1)
@@ -39,8 +39,8 @@ ODD: list[Any] = [
 HEADERS = [
     ("Content-Type", "application/json"), ("Content-Type", "text/html"), ("Content-Type", ";;="),
     ("Content-Encoding", "gzip"), ("Content-Encoding", "deflate"), ("Content-Encoding", "br"),
-    (oip.HEADER_LENGTH, "0"), (oip.HEADER_LENGTH, "7"), (oip.HEADER_LENGTH, "-7"),
-    (oip.HEADER_LENGTH, "999999999999999999999"), ("Content-Length", "2147483648"),
+    (protocol.HEADER_LENGTH, "0"), (protocol.HEADER_LENGTH, "7"), (protocol.HEADER_LENGTH, "-7"),
+    (protocol.HEADER_LENGTH, "999999999999999999999"), ("Content-Length", "2147483648"),
     ("Content-Length", "x"), ("Request-Timeout-Ms", "1000"), ("Request-Timeout-Ms", "-1"),
     ("Accept-Encoding", "gzip"), ("Expect", "nothing"), ("X-Odd", "\xff\xfe"),
 ]
@@ -61,7 +61,7 @@ def good_requests() -> list[Request]:
     features = {"features": [1, 2.5, 3], "event_id": "mine"}
     return [
         (INFER, {}, json.dumps(asked).encode()),
-        (INFER, {oip.HEADER_LENGTH: str(len(head))}, head + raw),
+        (INFER, {protocol.HEADER_LENGTH: str(len(head))}, head + raw),
         (PREDICT, {}, json.dumps(features).encode()),
         (PREDICT, {"Content-Type": "application/json"}, json.dumps(EVENT).encode()),
         (INDEX, {}, b'{"ready": true}'),
@@ -183,7 +183,7 @@ def test_good_requests_are_the_documents_own(app: FastAPI, document: dict[str, A
         assert answer.status == 200, answer.body
         check(document, route, answer)
         operation = document["paths"][route]["post"]
-        if oip.HEADER_LENGTH not in headers:
+        if protocol.HEADER_LENGTH not in headers:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
             Draft202012Validator(schema).validate(json.loads(body))
 

@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 from harness.gateway_fakes import FakeLink, Published, gateway, infer_body
 from harness.inference_fakes import WIDTH, mean_score
-from penstock_inference import oip
 from penstock_inference.metrics import InferenceFamilies
+from penstock_inference.rest import protocol
 from penstock_inference.routing import Route
 from penstock_inference.scoring import Scored
 from penstock_inference.tensors import Matrix
@@ -82,9 +82,9 @@ def test_binary_tensors_both_ways(client: TestClient) -> None:
     answer = client.post(
         "/v2/models/tiny/infer",
         content=header + values.tobytes(),
-        headers={oip.HEADER_LENGTH: str(len(header))},
+        headers={protocol.HEADER_LENGTH: str(len(header))},
     )
-    length = int(answer.headers[oip.HEADER_LENGTH])
+    length = int(answer.headers[protocol.HEADER_LENGTH])
     (output,) = json.loads(answer.content[:length])["outputs"]
     assert output["parameters"]["binary_data_size"] == 8
     assert np.frombuffer(answer.content[length:], "<f4").tolist() == [1.0, 4.0]

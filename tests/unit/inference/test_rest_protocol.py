@@ -13,8 +13,8 @@ from harness.gateway_fakes import FakeLink, Published, gateway, infer_body
 from harness.http_server import Caller, serving, well_said
 from harness.inference_fakes import WIDTH
 from harness.tiny_pipeline import NAME, write_folder
-from penstock_inference import oip
 from penstock_inference.event_vectors import EventVectors
+from penstock_inference.rest import protocol
 from penstock_pipelines.loader import load_pipeline
 
 INFER, PREDICT = "/v2/models/tiny/infer", "/predict/tiny"
@@ -166,12 +166,12 @@ def test_id_that_cannot_be_part_of_a_record(caller: Caller, id_: Any) -> None:
 @pytest.mark.parametrize(
     ("length", "field"),
     [
-        ("-1", oip.HEADER_LENGTH),
-        ("1e1", oip.HEADER_LENGTH),
-        ("", oip.HEADER_LENGTH),
-        ("²", oip.HEADER_LENGTH),
-        ("9" * 5_000, oip.HEADER_LENGTH),
-        ("{more}", oip.HEADER_LENGTH),
+        ("-1", protocol.HEADER_LENGTH),
+        ("1e1", protocol.HEADER_LENGTH),
+        ("", protocol.HEADER_LENGTH),
+        ("²", protocol.HEADER_LENGTH),
+        ("9" * 5_000, protocol.HEADER_LENGTH),
+        ("{more}", protocol.HEADER_LENGTH),
         ("0", None),
         ("{less}", None),
     ],
@@ -181,7 +181,7 @@ def test_header_that_does_not_say_where_json_ends(
 ) -> None:
     body = tensor()
     number = length.format(more=len(body) + 1, less=len(body) - 1)
-    answer = caller.post(INFER, body, f"{oip.HEADER_LENGTH}: {number}")
+    answer = caller.post(INFER, body, f"{protocol.HEADER_LENGTH}: {number}")
     well_said(answer)
     assert (answer.status, answer.json()["field"]) == (400, field)
 
@@ -193,7 +193,7 @@ def test_binary_tensor_that_is_not_what_it_says(caller: Caller, size: Any) -> No
     del body["inputs"][0]["data"]
     head = json.dumps(body).encode()
     raw = np.zeros(WIDTH, "<f4").tobytes()
-    answer = caller.post(INFER, head + raw, f"{oip.HEADER_LENGTH}: {len(head)}")
+    answer = caller.post(INFER, head + raw, f"{protocol.HEADER_LENGTH}: {len(head)}")
     well_said(answer)
     field = "inputs[0].parameters.binary_data_size"
     assert (answer.status, answer.json()["field"]) == (400, field)
@@ -205,5 +205,5 @@ def test_binary_numbers_that_are_not_finite(caller: Caller, value: float) -> Non
     del body["inputs"][0]["data"]
     head = json.dumps(body).encode()
     raw = np.array([0.0, value, 0.0], "<f4").tobytes()
-    answer = caller.post(INFER, head + raw, f"{oip.HEADER_LENGTH}: {len(head)}")
+    answer = caller.post(INFER, head + raw, f"{protocol.HEADER_LENGTH}: {len(head)}")
     assert (answer.status, answer.json()["field"]) == (400, "features[1]")

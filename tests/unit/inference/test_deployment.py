@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from harness.tiny_pipeline import write_folder
-from penstock_inference import run_facts
-from penstock_inference.service import Watch, load_pipelines
+from penstock_inference import replicas
+from penstock_inference.deployment import Watch, load_pipelines
 from penstock_inference.settings import InferenceSettings
 from penstock_schemas.errors import ConfigError
 
@@ -45,27 +45,27 @@ def test_ready_once_a_replica_of_each_pipeline_takes_records(
 ) -> None:
     watch.turn()
     assert not watch.ready
-    ours = run_facts.own_facts("tiny")
-    run_facts.write_replica(tmp_path, ours)
+    ours = replicas.own_facts("tiny")
+    replicas.write_replica(tmp_path, ours)
     assert not watch.ready, "it runs and takes no records yet"
-    run_facts.write_replica(tmp_path, replace(ours, ready=True))
+    replicas.write_replica(tmp_path, replace(ours, ready=True))
     assert watch.ready
     applications.pipelines.append(SimpleNamespace(config=SimpleNamespace(pipeline="other")))
     assert not watch.ready
 
 
 def test_file_of_a_dead_replica_is_removed(watch: Watch, tmp_path: Path) -> None:
-    dead = replace(run_facts.own_facts("tiny"), started_at=1.0, ready=True)
-    run_facts.write_replica(tmp_path, dead)
+    dead = replace(replicas.own_facts("tiny"), started_at=1.0, ready=True)
+    replicas.write_replica(tmp_path, dead)
     watch.turn()
     assert not watch.ready
-    assert not list((tmp_path / run_facts.REPLICAS).glob("*.json"))
+    assert not list((tmp_path / replicas.REPLICAS).glob("*.json"))
 
 
 def test_outage_of_ray_is_not_ready_and_survived(
     watch: Watch, applications: FakeApplications, tmp_path: Path
 ) -> None:
-    run_facts.write_replica(tmp_path, replace(run_facts.own_facts("tiny"), ready=True))
+    replicas.write_replica(tmp_path, replace(replicas.own_facts("tiny"), ready=True))
     watch.turn()
     applications.is_away = True
     watch.turn()

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
-from penstock_inference.oip import HEADER_LENGTH
-from penstock_inference.rest_limits import HEADER_TIMEOUT
+from penstock_inference.rest.limits import HEADER_TIMEOUT
+from penstock_inference.rest.protocol import HEADER_LENGTH
 from penstock_inference.triton import DTYPE, INPUT, OUTPUT
 
 Json = dict[str, Any]
