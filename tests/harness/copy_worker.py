@@ -18,11 +18,11 @@ from pathlib import Path
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from penstock_schemas.errors import BrokerUnavailable, DecodeError, RecordError
 from penstock_service.command import on_stop
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.handler import Completed, HandledBatch, MessageBatch, OutputColumns
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
 from penstock_streaming.settings import KafkaSettings, LoopSettings
+from penstock_streaming.timing import Deadline
 from prometheus_client import CollectorRegistry
 
 KAFKA_TIMEOUT_S = 10.0

@@ -12,9 +12,9 @@ from penstock_drift.observations import Observations, observations_of
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder, decode_one, encode_one
 from penstock_schemas.records import DriftState
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.handler import HandledBatch, MessageBatch
 from penstock_streaming.in_flight import batch_of
+from penstock_streaming.timing import Deadline
 
 SCHEMA_ID = 7
 

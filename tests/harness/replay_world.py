@@ -34,7 +34,7 @@ from penstock_schemas.errors import ModelRejected, RecordError, RuleViolation
 from penstock_schemas.records import AuditEvent
 from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.admin import apply
-from penstock_streaming.dead_letter import Failure, dead_letter
+from penstock_streaming.dead_letters import Failure, dead_letter
 from penstock_streaming.settings import KafkaSettings
 
 TIMEOUT_S = 30.0

@@ -16,7 +16,7 @@ from harness.broker import Cluster
 from harness.copy_worker import CAN_STOP
 from harness.loop_world import LoopWorld
 from harness.waiting import eventually, holds_for
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(420)]
 

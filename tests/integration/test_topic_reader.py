@@ -10,8 +10,8 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from penstock_schemas.errors import BrokerUnavailable
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 from penstock_streaming.topic_reader import TopicReader
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]

@@ -21,9 +21,9 @@ from penstock_schemas.errors import BrokerUnavailable, RecordError
 from penstock_schemas.records import DriftEvent, RetrainEvent, RoutingState
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import Verdict, error_of, translated, verdict
 from penstock_streaming.settings import KafkaSettings, LoopSettings
+from penstock_streaming.timing import Deadline
 
 from penstock_cli import console
 from penstock_cli.addresses import addresses

@@ -14,7 +14,7 @@ from penstock_replay.dead_letters import Found
 from penstock_replay.letters import Letter
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import RegistryUnavailable, RuleViolation
-from penstock_streaming.dead_letter import Failure, dead_letter
+from penstock_streaming.dead_letters import Failure, dead_letter
 
 CARD = "4242-4242"
 SCHEMA = json.dumps({"type": "record", "name": "E", "fields": [{"name": "card", "type": "string"}]})

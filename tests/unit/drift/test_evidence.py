@@ -13,7 +13,7 @@ from penstock_monitoring.reference import Reference
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.errors import FatalError
 from penstock_schemas.records import DriftEvent
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline
 
 
 def history_of(stream: Stream, log: list[tuple[int, int]]) -> MemoryHistory:

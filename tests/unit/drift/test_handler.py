@@ -19,7 +19,7 @@ from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.codec import decode_one
 from penstock_schemas.records import DriftState
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.outcome import check_accounted
+from penstock_streaming.checkpoint import check_accounted
 from prometheus_client import CollectorRegistry
 
 ROWS = 5_000

@@ -9,8 +9,8 @@ from harness.drift_messages import SCHEMA_ID, decoder, output_rows, records
 from penstock_drift.rekey import INTERACTION_SCHEMA, PREDICTION_SCHEMA, RekeyHandler
 from penstock_schemas.codec import ColumnarEncoder
 from penstock_schemas.schema_files import schema_text
+from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch
-from penstock_streaming.outcome import check_accounted
 
 PREDICTION = {
     "event_id": "a",

@@ -29,8 +29,8 @@ from penstock_inference.routing import Route, RouteTable, Share
 from penstock_inference.tensors import Matrix
 from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import FatalError, ModelRejected, ModelUnavailable, ShapeMismatch
+from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch
-from penstock_streaming.outcome import check_accounted
 
 CHAMPION, CANARY = "tiny__1", "tiny__2"
 ROWS = 20

@@ -27,8 +27,8 @@ from penstock_inference.model_calls import Model
 from penstock_inference.routing import Route, RouteTable, Share
 from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import ModelUnavailable
+from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch
-from penstock_streaming.outcome import check_accounted
 
 DEADLINE_MS = 1_000
 OLD, FRESH = NOW_MS - DEADLINE_MS - 1, NOW_MS - DEADLINE_MS

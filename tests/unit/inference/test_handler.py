@@ -21,8 +21,8 @@ from penstock_inference.routing import Route
 from penstock_inference.tensors import Matrix
 from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import ModelRejected, ModelUnavailable, ShapeMismatch
+from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch
-from penstock_streaming.outcome import check_accounted
 
 
 def handle(handler: InferenceHandler, messages: MessageBatch) -> HandledBatch:

@@ -14,8 +14,8 @@ from penstock_features.aggregates import AggregateTable
 from penstock_ingest.pipeline import IngestPipeline
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.errors import FatalError, FeatureStoreUnavailable, RegistryUnavailable
+from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch
-from penstock_streaming.outcome import check_accounted
 
 Tables = dict[int, AggregateTable]
 

@@ -14,7 +14,7 @@ from penstock_replay.places import Place
 from penstock_replay.selection import Span
 from penstock_schemas import headers as names
 from penstock_schemas.errors import ModelRejected, RecordError, RuleViolation
-from penstock_streaming.dead_letter import UNREADABLE_HEADERS, Failure, dead_letter
+from penstock_streaming.dead_letters import UNREADABLE_HEADERS, Failure, dead_letter
 
 EVENTS, FEATURES = "p.events.v1", "p.features.v1"
 SPANS = {(EVENTS, 0): Span(5, 1000)}

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 from penstock_retrain_trigger.library_logs import logger_and_message
-from penstock_streaming.client_log import OncePerWindow
+from penstock_streaming.settings import OncePerWindow
 
 
 def record(name: str, text: str, *values: object, level: int = logging.ERROR) -> logging.LogRecord:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, Message
 from penstock_schemas.errors import ConfigError
-from penstock_streaming import bounded_call
 from penstock_streaming import consumer as consumer_module
-from penstock_streaming.backoff import Patience
+from penstock_streaming import timing
 from penstock_streaming.consumer import InputConsumer
 from penstock_streaming.testing import FakeBroker, FakeClients
+from penstock_streaming.timing import Patience
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_a_group_that_cannot_be_left_is_left_behind(
     consumer: InputConsumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(consumer_module, "LEAVE_S", 0.01)
-    monkeypatch.setattr(bounded_call, "GRACE_S", 0.01)
+    monkeypatch.setattr(timing, "GRACE_S", 0.01)
     stay = threading.Event()
     fake: Any = consumer._client
     fake.close = lambda: stay.wait(20)

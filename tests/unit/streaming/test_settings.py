@@ -1,9 +1,17 @@
-"""Settings become new librdkafka dictionaries; secrets stay hidden."""
+"""Settings become new librdkafka dictionaries; secrets stay hidden; client log lines are few."""
 
 from __future__ import annotations
 
+import logging
+
 import pytest
-from penstock_streaming.settings import MESSAGE_MAX_BYTES, KafkaSettings, LoopSettings
+from penstock_streaming.settings import (
+    MESSAGE_MAX_BYTES,
+    KafkaSettings,
+    LoopSettings,
+    OncePerWindow,
+    client_logger,
+)
 from pydantic import ValidationError
 
 
@@ -76,3 +84,23 @@ def test_records_wait_for_company_only_where_a_commit_does_not_wait_for_them(
 def test_a_flushing_producer_has_no_transaction() -> None:
     config = KafkaSettings().producer_config(LoopSettings())
     assert not [key for key in config if key.startswith("transaction")]
+
+
+def line(facility: str, client: str = "c") -> logging.LogRecord:
+    return logging.LogRecord("k", logging.ERROR, "", 0, "%s [%s] %s", (facility, client, "x"), None)
+
+
+def test_a_kind_passes_once_per_window() -> None:
+    now = [0.0]
+    gate = OncePerWindow(window_s=30.0, clock=lambda: now[0])
+    assert gate.filter(line("FAIL"))
+    assert not gate.filter(line("FAIL"))
+    assert gate.filter(line("FAIL", client="d"))
+    assert gate.filter(line("CONFWARN"))
+    now[0] = 31.0
+    assert gate.filter(line("FAIL"))
+
+
+def test_the_filter_is_installed_once() -> None:
+    client_logger()
+    assert len([f for f in client_logger().filters if isinstance(f, OncePerWindow)]) == 1

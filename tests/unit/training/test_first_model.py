@@ -6,7 +6,7 @@ import pytest
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_schemas.errors import BrokerUnavailable, ConfigError
 from penstock_schemas.records import RoutingState
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline
 from penstock_training import first_model as module
 from penstock_training.first_model import Places, provide_first_model
 from penstock_training.publish import MODEL_FILE, served_name

@@ -18,7 +18,7 @@ Offsets = dict[int, int]
 BATCH_ROWS: Final = 5_000
 CONSUME_S: Final = 0.05
 QUEUE_KIB: Final = 32 * 1024
-# Through C: see penstock_streaming.dead_letter, where the same is done for the same reason.
+# Through C: see penstock_streaming.dead_letters, where the same is done for the same reason.
 _READ_HEADERS: Final[Any] = methodcaller("headers")
 
 

@@ -21,9 +21,9 @@ from penstock_schemas.records import AuditEvent
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import AUDIT_TOPIC, Topic
 from penstock_streaming.admin import apply
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import CLIENT_EXCEPTIONS, Verdict, error_of, translated, verdict
 from penstock_streaming.settings import KafkaSettings, LoopSettings
+from penstock_streaming.timing import Deadline
 
 from penstock_replay.places import OffsetSet
 from penstock_replay.topic_facts import BrokerFacts, broker_errors

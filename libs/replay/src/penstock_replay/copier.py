@@ -10,9 +10,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, Producer
 from penstock_schemas.errors import BrokerUnavailable, DeliveryFailed, FencedError
 from penstock_schemas.records import AuditEvent
-from penstock_streaming.bounded_call import within
-from penstock_streaming.dead_letter import Header
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.dead_letters import Header
 from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
     AbortRequired,
@@ -26,6 +24,7 @@ from penstock_streaming.errors import (
 )
 from penstock_streaming.fail_points import FailPoints
 from penstock_streaming.settings import KafkaSettings, LoopSettings
+from penstock_streaming.timing import Deadline, within
 
 from penstock_replay.audit_log import AuditLog
 from penstock_replay.headers import Record

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from penstock_schemas import headers as names
-from penstock_streaming.dead_letter import READ_HEADERS, Header
+from penstock_streaming.dead_letters import READ_HEADERS, Header
 
 from penstock_replay.places import Place
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from penstock_schemas import headers as names
-from penstock_streaming.dead_letter import UNREADABLE_HEADERS, Header
+from penstock_streaming.dead_letters import UNREADABLE_HEADERS, Header
 
 from penstock_replay.bounds import Bound, Edge, TimeBound
 from penstock_replay.headers import Record, attempts_in, headers_of, place_of

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from penstock_schemas.errors import BrokerUnavailable
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import Verdict, translated, verdict
 from penstock_streaming.settings import MESSAGE_MAX_BYTES, KafkaSettings
+from penstock_streaming.timing import Deadline
 
 from penstock_replay.places import Place
 from penstock_replay.refusal import Refused

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from penstock_schemas.records import AuditEvent
 from penstock_schemas.topics import PipelineTopics, Topic
+from penstock_streaming.admin import admin_client, change_topics, plan_topics, wait_visible
 from penstock_streaming.settings import KafkaSettings
-from penstock_streaming.topic_admin import admin_client, change_topics, plan_topics, wait_visible
 
 from penstock_replay.audit_log import AuditLog, Operation, done_in
 from penstock_replay.copier import Copier, Target

@@ -21,9 +21,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 from penstock_schemas.errors import BrokerUnavailable, ConfigError
+from penstock_streaming.admin import admin_client
 from penstock_streaming.errors import error_of, translated
 from penstock_streaming.settings import KafkaSettings
-from penstock_streaming.topic_admin import admin_client
 
 from penstock_replay.bounds import OffsetBound
 

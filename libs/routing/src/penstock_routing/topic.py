@@ -24,7 +24,6 @@ from penstock_schemas.errors import (
 )
 from penstock_schemas.records import RoutingState
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import (
     TransactionClass,
     Verdict,
@@ -34,6 +33,7 @@ from penstock_streaming.errors import (
     verdict,
 )
 from penstock_streaming.settings import KafkaSettings, LoopSettings
+from penstock_streaming.timing import Deadline
 
 LOG = logging.getLogger(__name__)
 PARTITION: Final = 0

@@ -6,22 +6,187 @@ removed, topics never deleted, and configuration that we do not name is left alo
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final
 
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    ResourceType,
+)
 from penstock_registry.client import RegistryClient
-from penstock_schemas.errors import SchemaIncompatible
+from penstock_schemas.errors import BrokerUnavailable, SchemaIncompatible
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import Topic
 
-from penstock_streaming.changes import Action, Change
+from penstock_streaming.errors import error_of, translated
 from penstock_streaming.settings import KafkaSettings
-from penstock_streaming.topic_admin import admin_client, change_topics, plan_topics, wait_visible
+from penstock_streaming.timing import Deadline
 
-__all__ = ["LEVEL", "Action", "Change", "apply", "plan"]
-
+VISIBLE_S: Final = 30.0
+"""Longest wait for created topics to show in the metadata, seconds."""
+_POLL_S: Final = 0.05
 LEVEL: Final = "BACKWARD"
 LEVELS_AT_LEAST: Final = frozenset({LEVEL, "BACKWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE"})
+
+
+class Action(Enum):
+    """What a change does; in the order in which changes are applied."""
+
+    CREATE_TOPIC = "create topic"
+    ADD_PARTITIONS = "add partitions"
+    ALTER_CONFIG = "alter config"
+    SET_COMPATIBILITY = "set compatibility"
+    REGISTER_SCHEMA = "register schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference between what is wanted and what is there.
+
+    Parameters
+    ----------
+    target
+        The topic, or for schemas the subject.
+    detail
+        From and to, for people.
+    topic, config, schema
+        What to make of it: the topic wanted, the entries to set, the schema text.
+    """
+
+    action: Action
+    target: str
+    detail: str
+    topic: Topic | None = field(default=None, repr=False)
+    config: Mapping[str, str] = field(default_factory=dict, repr=False)
+    schema: str = field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.action.value} {self.target}: {self.detail}"
+
+
+def admin_client(kafka: KafkaSettings) -> Any:
+    """Return a client for administration."""
+    config: dict[str, Any] = kafka.as_librdkafka()
+    return AdminClient(config)
+
+
+def plan_topics(admin: Any, topics: Sequence[Topic], timeout_s: float) -> list[Change]:
+    """Return what the broker's topics lack."""
+    there = _partitions(admin, timeout_s)
+    configs = _configs(admin, [t.name for t in topics if t.name in there], timeout_s)
+    changes: list[Change] = []
+    for topic in topics:
+        if topic.name not in there:
+            detail = ", ".join(
+                [f"{topic.partitions} partitions", *(f"{k}={v}" for k, v in topic.config.items())]
+            )
+            changes.append(Change(Action.CREATE_TOPIC, topic.name, detail, topic))
+            continue
+        if there[topic.name] < topic.partitions:
+            detail = f"{there[topic.name]} → {topic.partitions}, keys move"
+            changes.append(Change(Action.ADD_PARTITIONS, topic.name, detail, topic))
+        config = configs[topic.name]
+        other = {k: v for k, v in topic.config.items() if config.get(k) != v}
+        if other:
+            detail = ", ".join(f"{k}: {config.get(k)} → {v}" for k, v in other.items())
+            changes.append(Change(Action.ALTER_CONFIG, topic.name, detail, topic, other))
+    return changes
+
+
+def _partitions(admin: Any, timeout_s: float) -> dict[str, int]:
+    with _broker_errors("reading the topics"):
+        metadata = admin.list_topics(timeout=timeout_s)
+    return {name: len(t.partitions) for name, t in metadata.topics.items() if t.error is None}
+
+
+def _configs(admin: Any, names: list[str], timeout_s: float) -> dict[str, dict[str, str]]:
+    if not names:
+        return {}
+    with _broker_errors("reading the topics' configuration"):
+        futures = admin.describe_configs(
+            [ConfigResource(ResourceType.TOPIC, name) for name in names],
+            request_timeout=timeout_s,
+        )
+        return {
+            resource.name: {k: entry.value for k, entry in future.result(timeout_s).items()}
+            for resource, future in futures.items()
+        }
+
+
+def change_topics(admin: Any, changes: Sequence[Change], timeout_s: float) -> None:
+    """Make the changes that are about topics."""
+    chosen = {a: [c for c in changes if c.action is a and c.topic] for a in Action}
+    new = [
+        NewTopic(c.target, c.topic.partitions, config=dict(c.topic.config))
+        for c in chosen[Action.CREATE_TOPIC]
+        if c.topic
+    ]
+    if new:
+        with _broker_errors("creating topics"):
+            _finish(admin.create_topics(new, request_timeout=timeout_s), timeout_s)
+    more = [
+        NewPartitions(c.target, c.topic.partitions)
+        for c in chosen[Action.ADD_PARTITIONS]
+        if c.topic
+    ]
+    if more:
+        with _broker_errors("adding partitions"):
+            _finish(admin.create_partitions(more, request_timeout=timeout_s), timeout_s)
+    altered = [_config_resource(c) for c in chosen[Action.ALTER_CONFIG]]
+    if altered:
+        with _broker_errors("altering the topics' configuration"):
+            futures = admin.incremental_alter_configs(altered, request_timeout=timeout_s)
+            _finish(futures, timeout_s)
+
+
+def _config_resource(change: Change) -> Any:
+    entries = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in change.config.items()
+    ]
+    return ConfigResource(ResourceType.TOPIC, change.target, incremental_configs=entries)
+
+
+def _finish(futures: Mapping[Any, Future[Any]], timeout_s: float) -> None:
+    deadline = Deadline(timeout_s)
+    for future in futures.values():
+        future.result(deadline.remaining_s)
+
+
+def wait_visible(admin: Any, topics: Sequence[Topic], timeout_s: float) -> None:
+    """Wait until the metadata show every topic: a created one takes a moment."""
+    deadline = Deadline(VISIBLE_S)
+    pause = threading.Event()
+    while True:
+        there = _partitions(admin, timeout_s)
+        missing = [t.name for t in topics if there.get(t.name, 0) < t.partitions]
+        if not missing:
+            return
+        if deadline.expired:
+            raise BrokerUnavailable(f"topic {missing[0]} does not appear in {VISIBLE_S:.0f} s")
+        pause.wait(_POLL_S)
+
+
+@contextmanager
+def _broker_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as exc:
+        raise translated(error_of(exc), doing) from exc
+    except FutureTimeout as exc:
+        raise BrokerUnavailable(f"{doing}: no answer in time") from exc
 
 
 def plan(

@@ -1,32 +1,231 @@
-"""From handled batches to a commit: outputs, dead letters, state changes and offsets together."""
+"""From handled batches to a commit: outputs, dead letters, state changes and offsets together.
+
+A handled batch is validated before it is produced: every row ends in exactly one of output, dead
+letter, counted skip; and nothing is handed to the producer that no broker would take, since it
+would abort every transaction for ever.
+"""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
+import numpy as np
 from confluent_kafka import TopicPartition
-from penstock_schemas.errors import FatalError
+from penstock_schemas.errors import FatalError, Oversize, RecordError
 from penstock_schemas.topics import PipelineTopics
 
-from penstock_streaming.commit_pace import CommitPace
 from penstock_streaming.consumer import InputConsumer
-from penstock_streaming.dead_letter import Failure, dead_letter
-from penstock_streaming.dead_letter_breaker import DeadLetterBreaker
+from penstock_streaming.dead_letters import DeadLetterBreaker, Failure, dead_letter
 from penstock_streaming.errors import BreakerTripped
 from penstock_streaming.fail_points import FailPoints
-from penstock_streaming.flushing_producer import FlushingProducer
-from penstock_streaming.handler import HandledBatch, Handler, MessageBatch
+from penstock_streaming.handler import HandledBatch, Handler, MessageBatch, OutputColumns
 from penstock_streaming.metrics import LoopMetrics
-from penstock_streaming.outcome import check_accounted, fits, without_oversize
-from penstock_streaming.progress import Progress
+from penstock_streaming.producer import FlushingProducer, TransactionalProducer
 from penstock_streaming.settings import LoopSettings
-from penstock_streaming.transactional_producer import TransactionalProducer
+
+REST_SHARE: Final = 0.5
+"""Share of the interval that lies between two commits at least, however long a commit takes."""
 
 MAX_AGE_SHARE = 0.7
 """Share of the transaction time-out at which waiting any longer would lose the transaction."""
+
+
+class CommitPace:
+    """Commits come an interval apart; what arrives after a longer rest is committed at once.
+
+    Counted from commit to commit, not from the first record of a transaction: that one would wait
+    for the whole interval though nothing comes with it.
+
+    Parameters
+    ----------
+    now_s
+        Monotonic seconds.
+
+    Examples
+    --------
+    >>> pace = CommitPace(0.0)
+    >>> pace.due_at(0.1)
+    0.1
+    >>> pace.committed(5.0, 5.01)
+    >>> round(pace.due_at(0.1), 2)
+    5.1
+    >>> pace.committed(6.0, 6.5)
+    >>> round(pace.due_at(0.1), 2)
+    6.55
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._began = self._ended = now_s
+
+    def committed(self, began_s: float, ended_s: float) -> None:
+        """Learn when a commit began and ended."""
+        self._began, self._ended = began_s, ended_s
+
+    def due_at(self, interval_s: float) -> float:
+        """Return the earliest time of the next commit."""
+        return max(self._began + interval_s, self._ended + interval_s * REST_SHARE)
+
+
+class Progress:
+    """Ends of the processed and of the committed records of each partition.
+
+    An end is the offset of the next record to read.
+
+    Attributes
+    ----------
+    open_ends
+        Ends of the records in the open transaction.
+    committed
+        Ends this worker committed since it was assigned the partition.
+    """
+
+    def __init__(self) -> None:
+        self.open_ends: dict[int, int] = {}
+        self.committed: dict[int, int] = {}
+
+    def add(self, batch: MessageBatch) -> None:
+        """Count a finished batch into the open transaction."""
+        for partition in np.unique(batch.partitions).tolist():
+            last = batch.offsets[batch.partitions == partition].max()
+            self.open_ends[partition] = max(int(last) + 1, self.open_ends.get(partition, 0))
+
+    def ends(self, positions: Mapping[int, int]) -> dict[int, int]:
+        """Return the offsets to commit.
+
+        Parameters
+        ----------
+        positions
+            The consumer's positions, to step over control records; only to be given when all
+            it has returned is in the open transaction, else empty.
+        """
+        return {p: max(end, positions.get(p, end)) for p, end in self.open_ends.items()}
+
+    def behind(self, positions: Mapping[int, int]) -> dict[int, int]:
+        """Return the positions that are beyond what is committed, for an idle worker."""
+        return {p: positions[p] for p, end in self.committed.items() if positions.get(p, end) > end}
+
+    def commit(self, ends: Mapping[int, int]) -> None:
+        """Close the transaction: its ends are committed."""
+        self.committed.update(ends)
+        self.open_ends.clear()
+
+    def roll_back(self) -> None:
+        """Drop the open transaction.
+
+        The consumer's positions mean nothing until each partition has been read and committed
+        again, so what is known to be committed is dropped too.
+        """
+        self.open_ends.clear()
+        self.committed.clear()
+
+    def forget(self, partitions: Iterable[int]) -> None:
+        """Drop partitions that are no longer ours."""
+        for partition in partitions:
+            self.open_ends.pop(partition, None)
+            self.committed.pop(partition, None)
+
+
+def check_accounted(batch: MessageBatch, handled: HandledBatch) -> None:
+    """Check that every row has one terminal outcome.
+
+    Raises
+    ------
+    FatalError
+        If the numbers do not add up or a dead letter names no row, or a row twice.
+    """
+    dead = [row for row, _ in handled.dead_letters]
+    skipped = sum(handled.skipped.values())
+    if handled.terminal + len(dead) + skipped != len(batch):
+        raise FatalError(
+            f"{len(batch)} rows of {batch.topic} became {handled.terminal} outputs, "
+            f"{len(dead)} dead letters and {skipped} skips"
+        )
+    if dead and (len(set(dead)) != len(dead) or min(dead) < 0 or max(dead) >= len(batch)):
+        raise FatalError(f"dead letters of {batch.topic} name a row twice or none: {dead[:20]}")
+
+
+def without_oversize(handled: HandledBatch, limit_bytes: int) -> HandledBatch:
+    """Turn the rows of records that are too large to produce into dead letters.
+
+    All outputs of such a row are dropped, its terminal one among them.
+
+    Raises
+    ------
+    FatalError
+        If the record does not tell its row.
+    """
+    large: dict[int, tuple[str, int]] = {}
+    for columns in handled.outputs:
+        if not fits(columns, limit_bytes):
+            large.update(_large_rows(columns, limit_bytes))
+    if not large:
+        return handled
+    dead_before = {row for row, _ in handled.dead_letters}
+    fresh: list[tuple[int, RecordError]] = [
+        (row, _oversize(topic, size, limit_bytes))
+        for row, (topic, size) in sorted(large.items())
+        if row not in dead_before
+    ]
+    return replace(
+        handled,
+        outputs=[_without_rows(columns, large.keys()) for columns in handled.outputs],
+        dead_letters=[*handled.dead_letters, *fresh],
+        terminal=handled.terminal - len(fresh),
+    )
+
+
+def fits(columns: OutputColumns, limit_bytes: int) -> bool:
+    """Tell, by the largest key and the largest value, whether every record can be produced."""
+    return _longest(columns.values) + _longest(columns.keys) <= limit_bytes
+
+
+def _longest(values: Sequence[bytes | None]) -> int:
+    try:
+        return max(map(len, values), default=0)  # type: ignore[arg-type]
+    except TypeError:  # a None among them
+        return max((len(value) for value in values if value is not None), default=0)
+
+
+def _large_rows(columns: OutputColumns, limit_bytes: int) -> dict[int, tuple[str, int]]:
+    sizes = [
+        len(value or b"") + len(key or b"")
+        for value, key in zip(columns.values, columns.keys, strict=True)
+    ]
+    found = [i for i, size in enumerate(sizes) if size > limit_bytes]
+    if found and columns.rows is None:
+        raise FatalError(
+            f"a record of {sizes[found[0]]} bytes for {columns.topic} is larger than "
+            f"{limit_bytes} and does not tell its row"
+        )
+    rows: Any = columns.rows
+    return {int(rows[i]): (columns.topic, sizes[i]) for i in found}
+
+
+def _oversize(topic: str, size: int, limit_bytes: int) -> Oversize:
+    return Oversize(
+        f"output for {topic} is too large",
+        expected=f"at most {limit_bytes} bytes",
+        got=f"{size} bytes",
+        stage="produce",
+    )
+
+
+def _without_rows(columns: OutputColumns, rows: Any) -> OutputColumns:
+    if columns.rows is None:
+        return columns
+    kept = [i for i, row in enumerate(columns.rows) if int(row) not in rows]
+
+    return OutputColumns(
+        topic=columns.topic,
+        keys=[columns.keys[i] for i in kept],
+        values=[columns.values[i] for i in kept],
+        partitions=[int(columns.partitions[i]) for i in kept],
+        rows=[int(columns.rows[i]) for i in kept],
+    )
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, Message, Producer, TopicCollection, TopicP
 from confluent_kafka.admin import AdminClient
 
 if TYPE_CHECKING:
-    from penstock_streaming.dead_letter import Header
+    from penstock_streaming.dead_letters import Header
 
 RebalanceCallback = Callable[[Any, list[TopicPartition]], None]
 

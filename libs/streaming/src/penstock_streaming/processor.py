@@ -1,6 +1,6 @@
-"""The loop: poll, hand over, finish in order, commit. One thread, one topic, one group member.
+"""The loop: poll, submit, finish in order, commit. One thread, one topic, one group member.
 
-Here the class of an error becomes an action: a RecordError is a dead letter, a RetryableError
+The class of an error becomes an action here: a RecordError is a dead letter, a RetryableError
 pauses the partitions and is tried again, whatever else is fatal and stops without committing.
 """
 
@@ -9,33 +9,202 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 
+from confluent_kafka import Message
 from penstock_schemas.errors import FatalError, FencedError, PenstockError, RetryableError
 
 from penstock_streaming.checkpoint import Checkpoint, LoopContext
 from penstock_streaming.clients import Clients, ConfluentClients
-from penstock_streaming.consumer import InputConsumer
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.consumer import InputConsumer, TopicIdentity
 from penstock_streaming.errors import AbortRequired, BreakerTripped, OutcomeUnknown
 from penstock_streaming.fail_points import FailPoints
-from penstock_streaming.flushing_producer import FlushingProducer
 from penstock_streaming.handler import Handler, StatelessHandler
-from penstock_streaming.housekeeping import Housekeeping, Retune
 from penstock_streaming.in_flight import InFlight
-from penstock_streaming.intake import Intake
 from penstock_streaming.lag import Backlog
 from penstock_streaming.metrics import LoopMetrics
-from penstock_streaming.places import TopicIdentity
+from penstock_streaming.producer import FlushingProducer, TransactionalProducer
 from penstock_streaming.recovery import LoopParts, Recovery
 from penstock_streaming.settings import KafkaSettings, LoopSettings
-from penstock_streaming.transactional_producer import TransactionalProducer
+from penstock_streaming.timing import Deadline
 
 logger = logging.getLogger(__name__)
 
+EVERY_S = 1.0
+
+Retune = Callable[[], LoopSettings]
+"""Returns the settings as they are to be now; asked once a second, so it must not wait."""
+
+_IN_FLIGHT_POLL_S = 0.001
+_HEAD_WAIT_S = 0.02
 STARTING_S = 10.0
 """Time after the first readiness in which closed partitions do not count against it, seconds."""
-_HEAD_WAIT_S = 0.02
+
+
+class Housekeeping:
+    """Keeps what can be a second late.
+
+    Parameters
+    ----------
+    parts
+        Of the loop.
+    recovery
+        Tells of outages.
+    identity
+        Of the input topic.
+    retune
+        Where settings may change while the loop runs: those of `LoopSettings.retuned`.
+
+    Attributes
+    ----------
+    backlog
+        What lay before this member the last time.
+    """
+
+    def __init__(
+        self,
+        parts: LoopParts,
+        recovery: Recovery,
+        identity: TopicIdentity,
+        retune: Retune | None,
+    ) -> None:
+        self._parts = parts
+        self._recovery = recovery
+        self._identity = identity
+        self._retune = retune
+        self._due_at = 0.0
+        self._closed: set[int] = set()
+        self.backlog: Backlog = parts.consumer.lag.backlog(())
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether all that the consumer has returned is committed."""
+        parts = self._parts
+        is_up = parts.consumer.has_joined and not self._recovery.is_needed
+        return is_up and not parts.in_flight and not parts.checkpoint.is_open
+
+    def keep(self, now_s: float) -> None:
+        """Do all of it if a second has passed.
+
+        Raises
+        ------
+        DataGap
+            If the topic is another one of the same name.
+        """
+        if now_s < self._due_at:
+            return
+        self._due_at = now_s + EVERY_S
+        if self._retune is not None:
+            self._take_settings(self._retune())
+        self._export()
+        self._identity.check(self._parts.consumer.places.reached(self._parts.consumer.gates.owned))
+        if self.is_idle:
+            # Past control records, so that the lag gets to zero.
+            self._parts.checkpoint.step_over()
+
+    def close(self) -> None:
+        """Drop what it asks."""
+        self._identity.close()
+
+    def _take_settings(self, wanted: LoopSettings) -> None:
+        context = self._parts.context
+        loop = context.loop.retuned(wanted)
+        if loop == context.loop:
+            return
+        context.loop = loop
+        logger.info("%s: goes on with %s", context.topic, loop.model_dump(include=set(loop.LIVE)))
+        opened = self._parts.checkpoint.breaker.tune(loop.breaker_limits)
+        if opened:
+            logger.warning(
+                "%s: dead-letter breaker: partitions %s go on", context.topic, sorted(opened)
+            )
+            self._parts.consumer.gates.unbar(opened)
+
+    def _export(self) -> None:
+        parts = self._parts
+        metrics, topic = parts.context.metrics, parts.context.topic
+        consumer, is_out = parts.consumer, self._recovery.outage.is_active
+        consumer.lag.export(consumer.gates.owned, metrics)
+        found = consumer.lag.backlog(consumer.gates.owned)
+        self.backlog = replace(found, paused=is_out or bool(consumer.gates.barred))
+        metrics.in_flight.labels(topic).set(len(parts.in_flight))
+        metrics.breaker_open.labels(topic).set(is_out)
+        self._closed |= consumer.gates.barred
+        for partition in self._closed:
+            gauge = metrics.dead_letter_breaker.labels(topic, str(partition))
+            gauge.set(partition in consumer.gates.barred)
+        self._closed &= consumer.gates.barred
+
+
+class Intake:
+    """Polls, and does what the group asks for in between.
+
+    Parameters
+    ----------
+    parts
+        Of the loop.
+    recovery
+        Takes over partitions and gives them up.
+    """
+
+    def __init__(self, parts: LoopParts, recovery: Recovery) -> None:
+        self._parts = parts
+        self._recovery = recovery
+
+    def messages(self) -> list[Message]:
+        """Return what has arrived of partitions that are, and stay, this member's.
+
+        Raises
+        ------
+        PenstockError
+            What `InputConsumer.fetch` raises, and a handler that gives up its state.
+        """
+        return self._serve_rebalances(self._fetch())
+
+    def _fetch(self) -> list[Message]:
+        """Poll for as long as there is nothing better to do."""
+        parts = self._parts
+        work, gates = parts.in_flight, parts.consumer.gates
+        if not work.is_full or gates.held:
+            return parts.consumer.fetch(parts.context.loop.max_batch_rows, self._poll_s())
+        work.await_head(min(_HEAD_WAIT_S, parts.checkpoint.due_in_s))
+        if work.is_stalled:
+            # The group must go on being served, and only a consumer that is paused can be polled
+            # without taking more records.
+            gates.hold()
+        return []
+
+    def _poll_s(self) -> float:
+        parts = self._parts
+        if parts.in_flight.is_flying:
+            return _IN_FLIGHT_POLL_S
+        wait_s = min(parts.context.loop.idle_poll_s, max(0.0, parts.checkpoint.due_in_s))
+        outage = self._recovery.outage
+        return min(wait_s, outage.remaining_s) if outage.is_active else wait_s
+
+    def _serve_rebalances(self, messages: list[Message]) -> list[Message]:
+        """Do what the callbacks inside the last fetch have noted; return what is still ours."""
+        parts, topic = self._parts, self._parts.context.topic
+        for event in parts.consumer.take_events():
+            parts.context.metrics.rebalances.labels(topic, event.kind).inc()
+            logger.info("%s: %s %s", topic, event.kind, event.partitions)
+            if event.kind == "assigned":
+                parts.in_flight.take_over()
+                self._recovery.steps.assigned(event.partitions)
+            elif event.partitions:
+                messages = self._give_up(set(event.partitions), messages)
+        return messages
+
+    def _give_up(self, gone: set[int], messages: list[Message]) -> list[Message]:
+        is_clean = not self._parts.in_flight and not self._parts.checkpoint.is_open
+        try:
+            if not is_clean:
+                self._recovery.roll_back()
+        finally:
+            self._recovery.give_up(gone)
+        return [m for m in messages if is_clean and m.partition() not in gone]
 
 
 class Processor:

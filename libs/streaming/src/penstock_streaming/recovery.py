@@ -19,15 +19,13 @@ from penstock_schemas.errors import (
     RetryableError,
 )
 
-from penstock_streaming.backoff import Budget, Outage
 from penstock_streaming.checkpoint import Checkpoint, LoopContext
 from penstock_streaming.consumer import InputConsumer
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import AbortRequired, BreakerTripped, OutcomeUnknown, Verdict
-from penstock_streaming.flushing_producer import FlushingProducer
 from penstock_streaming.handler import Handler
 from penstock_streaming.in_flight import InFlight
-from penstock_streaming.transactional_producer import TransactionalProducer
+from penstock_streaming.producer import FlushingProducer, TransactionalProducer
+from penstock_streaming.timing import Budget, Deadline, Outage
 
 logger = logging.getLogger(__name__)
 

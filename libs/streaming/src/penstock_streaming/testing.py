@@ -7,7 +7,10 @@ a real broker; the integration tests do. Nothing here sleeps or starts a thread.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
 from confluent_kafka import (
@@ -15,14 +18,243 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Message,
+    TopicCollection,
     TopicPartition,
+    Uuid,
 )
 
 from penstock_streaming.clients import RebalanceCallback
-from penstock_streaming.fake_broker import FakeBroker, FakeRecord, FakeTopics
-from penstock_streaming.fake_producer import FakeProducer
+from penstock_streaming.dead_letters import Header
 
-__all__ = ["FakeBroker", "FakeClients", "FakeConsumer", "FakeProducer", "FakeRecord"]
+
+@dataclass(slots=True)
+class FakeRecord:
+    """A record on the fake broker."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    timestamp_ms: int = 0
+    headers: list[Header] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Failure:
+    """A scripted answer of a producer or consumer call.
+
+    Parameters
+    ----------
+    error
+        What the call raises.
+    applied
+        Whether the broker does the work nevertheless, as when only the answer is lost.
+    """
+
+    error: KafkaError
+    applied: bool = False
+
+
+class FakeBroker:
+    """Topics, group offsets and scripted failures.
+
+    Attributes
+    ----------
+    log
+        Visible records of each topic, in order of commit.
+    offsets
+        Committed offset of each (topic, partition) of the one group.
+    aborted
+        Records of aborted transactions.
+    starts
+        First offset that is left of a partition, where that is not 0.
+    topic_id
+        Of every topic.
+    topic_failure
+        The answer to who asks for it instead.
+    hindrances
+        What the next producer meets in the background on its way to its transactional id.
+    calls
+        Names of the calls made, for assertions about order.
+    """
+
+    def __init__(self) -> None:
+        self.log: dict[str, list[FakeRecord]] = defaultdict(list)
+        self.offsets: dict[tuple[str, int], int] = {}
+        self.aborted: list[FakeRecord] = []
+        self.hindrances: list[KafkaError] = []
+        self.calls: list[str] = []
+        self.message_max_bytes = 4_000_000
+        self.queue_rows: int | None = None
+        self.starts: dict[int, int] = {}
+        self.topic_id = Uuid(0, 1)
+        self.topic_failure: KafkaError | None = None
+        self._failures: dict[str, deque[Failure]] = defaultdict(deque)
+
+    def add(self, topic: str, value: bytes | None, **facts: Any) -> None:
+        """Append a visible record; facts are the other fields of `FakeRecord`."""
+        self.log[topic].append(
+            FakeRecord(topic, facts.pop("partition", 0), facts.pop("key", b"k"), value, **facts)
+        )
+
+    def fail(self, call: str, error: KafkaError, *, applied: bool = False) -> None:
+        """Have the next call of that name fail; several are queued."""
+        self._failures[call].append(Failure(error, applied))
+
+    def perform(self, call: str, work: Callable[[], None]) -> None:
+        """Do what a call does, or what is scripted for it."""
+        self.calls.append(call)
+        failure = self._failures[call].popleft() if self._failures[call] else None
+        if failure is None or failure.applied:
+            work()
+        if failure is not None:
+            raise KafkaException(failure.error)
+
+    def partition(self, topic: str, partition: int) -> list[FakeRecord]:
+        """Return the visible records of a partition."""
+        return [r for r in self.log[topic] if r.partition == partition]
+
+    def values(self, topic: str) -> list[bytes | None]:
+        """Return the visible values of a topic."""
+        return [r.value for r in self.log[topic]]
+
+    def store(self, offsets: list[TopicPartition]) -> None:
+        """Commit group offsets."""
+        self.offsets.update({(tp.topic, tp.partition): tp.offset for tp in offsets})
+
+    def gone(self, topic: str, partition: int, offset: int) -> Message:
+        """Return the client's notice about an offset that the log does not have."""
+        error = KafkaError(KafkaError._AUTO_OFFSET_RESET, "out of range")  # noqa: SLF001
+        return Message(topic=topic, partition=partition, offset=offset, error=error)
+
+    def message(self, topic: str, partition: int, offset: int) -> Message | None:
+        """Return the message at an offset, if there is one."""
+        records = self.partition(topic, partition)
+        if offset >= len(records):
+            return None
+        record = records[offset]
+        return Message(
+            topic=topic,
+            partition=partition,
+            offset=offset,
+            key=record.key,
+            value=record.value,
+            headers=list(record.headers),
+            timestamp=(1, record.timestamp_ms),
+        )
+
+
+class FakeTopics:
+    """Tells the ids of topics, at once."""
+
+    def __init__(self, broker: FakeBroker) -> None:
+        self._broker = broker
+
+    def describe_topics(
+        self, topics: TopicCollection, *, request_timeout: float
+    ) -> dict[str, Future[Any]]:
+        """Return the id that the broker's topics have."""
+        answer: Future[Any] = Future()
+        if self._broker.topic_failure is not None:
+            answer.set_exception(KafkaException(self._broker.topic_failure))
+        else:
+            answer.set_result(self._broker)
+        return dict.fromkeys(topics.topic_names, answer)
+
+
+class FakeProducer:
+    """The producer's surface, transactional or not by its configuration."""
+
+    def __init__(self, broker: FakeBroker, config: dict[str, Any]) -> None:
+        self.config = config
+        self._broker = broker
+        self._is_transactional = "transactional.id" in config
+        self._records: list[FakeRecord] = []
+        self._offsets: list[TopicPartition] = []
+        self._queued = 0
+        self.met: list[KafkaError] = []
+        """What the client meets in the background, told when it is served."""
+
+    def init_transactions(self, timeout: float) -> None:
+        """Take the transactional id, meeting what the broker holds ready."""
+        self.met += self._broker.hindrances
+        self._broker.hindrances.clear()
+        self._broker.perform("init_transactions", lambda: None)
+
+    def begin_transaction(self) -> None:
+        """Open."""
+        self._broker.perform("begin_transaction", lambda: None)
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None = None,
+        key: bytes | None = None,
+        partition: int = -1,
+        timestamp: int = 0,
+        headers: Sequence[Header] | None = None,
+    ) -> None:
+        """Queue."""
+        if self._broker.queue_rows is not None and self._queued >= self._broker.queue_rows:
+            raise BufferError("queue full")
+        if len(value or b"") > self._broker.message_max_bytes:
+            raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
+        record = FakeRecord(topic, partition, key, value, timestamp, list(headers or ()))
+        self._broker.perform("produce", lambda: self._records.append(record))
+        self._queued += 1
+
+    def poll(self, timeout: float) -> int:
+        """Make room in the queue."""
+        self._queued = 0
+        self._broker.perform("poll", lambda: None)
+        while self.met:
+            self.config["error_cb"](self.met.pop(0))
+        return 0
+
+    def flush(self, timeout: float) -> int:
+        """Deliver; a scripted ``flush`` failure goes to the delivery callback."""
+        self._queued = 0
+        if self._is_transactional:
+            self._broker.perform("flush", lambda: None)  # stays invisible until the commit
+            return 0
+        try:
+            self._broker.perform("flush", self._deliver)
+        except KafkaException as exc:
+            self.config["on_delivery"](exc.args[0], None)
+        return 0
+
+    def purge(self) -> None:
+        """Drop what is queued."""
+        self._broker.calls.append("purge")
+        self._records.clear()
+
+    def send_offsets_to_transaction(
+        self, positions: list[TopicPartition], group_metadata: object, timeout: float
+    ) -> None:
+        """Add offsets."""
+        work = self._offsets.extend
+        self._broker.perform("send_offsets_to_transaction", lambda: work(positions))
+
+    def commit_transaction(self, timeout: float) -> None:
+        """Make records and offsets visible."""
+        self._broker.perform("commit_transaction", self._deliver)
+
+    def abort_transaction(self, timeout: float) -> None:
+        """Drop records and offsets."""
+
+        def work() -> None:
+            self._broker.aborted.extend(self._records)
+            self._records.clear()
+            self._offsets.clear()
+
+        self._broker.perform("abort_transaction", work)
+
+    def _deliver(self) -> None:
+        for record in self._records:
+            self._broker.log[record.topic].append(record)
+        self._broker.store(self._offsets)
+        self._records.clear()
+        self._offsets.clear()
 
 
 class FakeConsumer:

@@ -21,8 +21,8 @@ from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_routing.topic import RoutingTopic
 from penstock_schemas.errors import ConfigError, PenstockError, RetryableError
 from penstock_schemas.records import RoutingState
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 
 from penstock_training.first_features import prepare_features
 from penstock_training.model_server import load

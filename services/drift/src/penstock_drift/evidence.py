@@ -12,7 +12,7 @@ from penstock_monitoring.reference import SCORE
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.errors import FatalError
 from penstock_schemas.records import DriftEvent
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline
 
 from penstock_drift.findings import ERROR
 from penstock_drift.history import History

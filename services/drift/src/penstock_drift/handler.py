@@ -16,8 +16,8 @@ from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.codec import ColumnarDecoder, encode_one
 from penstock_schemas.records import DriftEvent
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.handler import Completed, HandledBatch, MessageBatch, OutputColumns
+from penstock_streaming.timing import Deadline
 
 from penstock_drift.display import Display
 from penstock_drift.history import History

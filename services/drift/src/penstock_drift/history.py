@@ -10,8 +10,8 @@ from penstock_schemas.codec import ColumnarDecoder, Resolve, decode_one
 from penstock_schemas.records import DriftState
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 
 from penstock_drift.observations import Observations, observations_of
 from penstock_drift.state_log import PartitionLog

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 
 from penstock_schemas.errors import FatalError, RetryableError
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.garbage import collect_seldom
 from penstock_streaming.processor import Processor
+from penstock_streaming.timing import Deadline
 
 logger = logging.getLogger(__name__)
 

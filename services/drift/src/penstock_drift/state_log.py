@@ -19,9 +19,9 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from penstock_schemas.errors import BrokerUnavailable
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import Verdict, error_of, translated, verdict
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 
 from penstock_drift.rekey import PARTITION
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from penstock_schemas.errors import PenstockError, ShapeMismatch
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline
 
 from penstock_inference.canary_pauses import CANARY_TIMEOUT_S, CanaryPauses
 from penstock_inference.model_calls import ModelCalls

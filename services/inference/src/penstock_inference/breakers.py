@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from penstock_schemas.errors import ModelUnavailable, PenstockError
-from penstock_streaming.backoff import Outage
+from penstock_streaming.timing import Outage
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from penstock_schemas.errors import (
     RecordError,
 )
 from penstock_schemas.records import ModelVersion
-from penstock_streaming.backoff import Outage
+from penstock_streaming.timing import Outage
 
 from penstock_inference.seen_rows import SeenRows
 from penstock_inference.tensors import Matrix

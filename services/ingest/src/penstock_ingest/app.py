@@ -21,11 +21,11 @@ from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import FatalError, FeatureStoreUnavailable, RetryableError
 from penstock_schemas.schema_files import schema_text
 from penstock_service.health import serve_health
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.garbage import collect_seldom
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
 from penstock_streaming.settings import LoopSettings
+from penstock_streaming.timing import Deadline
 from prometheus_client import CollectorRegistry, generate_latest
 
 from penstock_ingest.changelog import StateChangelog

@@ -18,7 +18,7 @@ from penstock_features.aggregates import AggregateTable
 from penstock_features.state_codec import unpack_into
 from penstock_pipelines.model import FeastSection, WriteBack
 from penstock_schemas.errors import ConfigError, FeatureStoreUnavailable
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline
 
 from penstock_ingest.metrics import IngestMetrics
 

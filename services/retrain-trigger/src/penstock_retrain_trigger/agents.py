@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from penstock_schemas.errors import RetryableError
-from penstock_streaming.backoff import Outage
+from penstock_streaming.timing import Outage
 
 from penstock_retrain_trigger.decisions import Decisions
 from penstock_retrain_trigger.faust_app import ControlApp

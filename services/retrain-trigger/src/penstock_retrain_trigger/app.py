@@ -14,8 +14,7 @@ from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_registry.client import RegistryClient
 from penstock_schemas.errors import FatalError, RetryableError
 from penstock_service.health import serve_health
-from penstock_streaming.backoff import Outage
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline, Outage
 from prometheus_client import CollectorRegistry, generate_latest
 
 from penstock_retrain_trigger.agents import Controlled, make_app

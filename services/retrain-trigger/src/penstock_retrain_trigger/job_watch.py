@@ -16,8 +16,8 @@ from typing import Final
 
 from penstock_schemas.errors import RetryableError
 from penstock_schemas.records import RetrainEvent
-from penstock_streaming.backoff import Outage
 from penstock_streaming.fail_points import FailPoints
+from penstock_streaming.timing import Outage
 
 from penstock_retrain_trigger.decisions import Decisions
 from penstock_retrain_trigger.launcher import JobsUnavailable, RayJobs, job_request

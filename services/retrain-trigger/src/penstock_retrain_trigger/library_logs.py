@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from penstock_streaming.client_log import OncePerWindow
+from penstock_streaming.settings import OncePerWindow
 
 LIBRARIES: Final = ("faust", "mode", "aiokafka", "penstock_retrain_trigger.faust_app")
 """Loggers that tell of each step of each of their parts; the last one is Faust in our classes."""

@@ -19,8 +19,8 @@ from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.errors import BrokerUnavailable, FencedError, RecordError, RuleViolation
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 
 from penstock_retrain_trigger.kafka_clients import aiokafka_arguments
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from penstock_schemas.errors import PenstockError, RetryableError
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.fail_points import FailPoints
+from penstock_streaming.timing import Deadline
 
 from penstock_training_job.run import run
 from penstock_training_job.workplace import FAIL_POINTS, Places, workplace

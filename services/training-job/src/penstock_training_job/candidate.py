@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from penstock_schemas.errors import PenstockError
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline
 from penstock_training.onnx_export import onnx_scores
 from penstock_training.run_artifacts import plot_files
 from penstock_training.tracking import CHALLENGER, DATASET_FILE

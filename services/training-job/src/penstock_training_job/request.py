@@ -13,7 +13,6 @@ from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.errors import BrokerUnavailable, ConfigError, PenstockError, RecordError
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import (
     TransactionClass,
     Verdict,
@@ -23,6 +22,7 @@ from penstock_streaming.errors import (
     verdict,
 )
 from penstock_streaming.settings import KafkaSettings, LoopSettings
+from penstock_streaming.timing import Deadline
 
 from penstock_training_job.topic_log import TopicLog
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from penstock_schemas.errors import BrokerUnavailable, ConfigError
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import Verdict, error_of, translated, verdict
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 
 Position = tuple[str, int]
 """Topic and partition."""

@@ -22,7 +22,7 @@ from penstock_registry.client import RegistryClient
 from penstock_schemas.errors import FatalError, PenstockError
 from penstock_schemas.records import DriftEvent
 from penstock_service.logs import configure_logging
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline
 
 from penstock_drift.evidence import LABEL, evidence, with_error
 from penstock_drift.history import KafkaHistory

@@ -1,12 +1,57 @@
-"""How long to wait between attempts, and how often something may happen. No I/O, no sleeping."""
+"""Waiting without sleeping: deadlines, waits between attempts, budgets, bounded client calls."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from penstock_schemas.errors import RetryableError
+
+from penstock_streaming.errors import OutcomeUnknown
+
+GRACE_S: Final = 2.0
+"""Time beyond its own time-out that a call gets before it counts as hanging."""
+
+
+class Deadline:
+    """A point in monotonic time.
+
+    Parameters
+    ----------
+    seconds
+        Time from now.
+    clock
+        Monotonic seconds; a test gives its own.
+
+    Examples
+    --------
+    >>> now = 100.0
+    >>> deadline = Deadline(2.5, clock=lambda: now)
+    >>> deadline.remaining_s, deadline.expired
+    (2.5, False)
+    >>> now = 103.0
+    >>> deadline.remaining_s, deadline.expired
+    (0.0, True)
+    """
+
+    __slots__ = ("_at", "_clock")
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._at = clock() + seconds
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self._at - self._clock())
+
+    @property
+    def expired(self) -> bool:
+        """Tell whether no time is left."""
+        return self._clock() >= self._at
 
 
 class Outage:
@@ -116,3 +161,30 @@ class Patience:
             return None
         self._since, self._wait_s = self._clock(), 2.0 * self._wait_s
         return waited_s
+
+
+def within(call: Callable[[float], object], timeout_s: float) -> None:
+    """Make ``call(timeout_s)``, and give it up when it stays longer.
+
+    Raises
+    ------
+    OutcomeUnknown
+        If it has not returned in time. Its thread is left behind and ends when the call does; the
+        client it was made on is to be dropped.
+    """
+    raised: list[BaseException] = []
+    returned = threading.Event()
+
+    def run() -> None:
+        try:
+            call(timeout_s)
+        except BaseException as exc:
+            raised.append(exc)
+        finally:
+            returned.set()
+
+    threading.Thread(target=run, name="bounded-call", daemon=True).start()
+    if not returned.wait(timeout_s + GRACE_S):
+        raise OutcomeUnknown(f"the client has not returned {GRACE_S:.0f} s after its time-out")
+    if raised:
+        raise raised[0]

@@ -1,9 +1,14 @@
-"""Waits double up to a limit; budgets slide."""
+"""Waits double up to a limit, budgets slide, a client call that stays is left behind."""
 
 from __future__ import annotations
 
+import threading
+
+import pytest
 from penstock_schemas.errors import RetryableError
-from penstock_streaming.backoff import Budget, Outage, Patience
+from penstock_streaming import timing
+from penstock_streaming.errors import OutcomeUnknown
+from penstock_streaming.timing import Budget, Outage, Patience, within
 
 
 class Clock:
@@ -75,3 +80,23 @@ def test_an_answer_ends_the_wait_and_makes_the_next_one_short_again() -> None:
     patience.begin()
     clock.now = 110.0
     assert patience.spend() == 10.0
+
+
+def test_the_time_out_is_passed_on_and_errors_come_back() -> None:
+    given: list[float] = []
+    within(given.append, 1.5)
+    assert given == [1.5]
+
+    def fail(_: float) -> None:
+        raise KeyError("told")
+
+    with pytest.raises(KeyError, match="told"):
+        within(fail, 1.0)
+
+
+def test_a_call_that_stays_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "GRACE_S", 0.05)
+    stay = threading.Event()
+    with pytest.raises(OutcomeUnknown, match="has not returned"):
+        within(lambda _: stay.wait(20), 0.05)
+    stay.set()
