@@ -24,8 +24,7 @@ from penstock_inference.deployment import Applications
 from penstock_inference.replicas import want_replicas
 from penstock_inference.settings import AutoscalingSettings, InferenceSettings
 from penstock_pipelines.loader import load_pipeline
-from penstock_streaming.flow import Flow, FlowMeter
-from penstock_streaming.lag import Backlog
+from penstock_streaming.lag import Backlog, Flow, FlowMeter
 from pydantic import ValidationError
 from ray.serve._private.autoscaling_state import _resolve_policy_callable
 from ray.serve._private.common import DeploymentID, TimeStampedValue

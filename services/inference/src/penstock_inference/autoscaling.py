@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from penstock_streaming.flow import Flow
-from penstock_streaming.lag import Backlog
+from penstock_streaming.lag import Backlog, Flow
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from penstock_inference.settings import AutoscalingSettings

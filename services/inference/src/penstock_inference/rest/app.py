@@ -20,7 +20,7 @@ import pyarrow as pa
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from penstock_schemas.errors import RetryableError, SchemaError
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline
 
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.pipeline import (

@@ -12,7 +12,7 @@ from typing import Final
 
 from fastapi import Request
 from penstock_schemas.errors import DecodeError, SchemaError
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
