@@ -15,7 +15,7 @@ from penstock_routing.topic import RoutingTopic
 from penstock_schemas.records import ModelVersion, RoutingState
 from penstock_streaming.settings import KafkaSettings
 from penstock_training.publish import Deployment, find_template, publish, served_name
-from penstock_training.training_record import digest_of
+from penstock_training.tracking import digest_of
 
 KINDS: Final = ("not a number", "does not load", "other width", "two scores")
 

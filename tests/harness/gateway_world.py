@@ -30,7 +30,7 @@ from penstock_inference.settings import GatewaySettings, TritonSettings
 from penstock_inference.tensors import Matrix
 from penstock_inference.triton import TritonServer
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_training.model_server import unload
+from penstock_training.deployment import unload
 from penstock_training.publish import Deployment, find_template, publish
 from prometheus_client import CollectorRegistry
 

@@ -12,9 +12,9 @@ from harness.bare_router import ServicePlaces
 from onnx import TensorProto, checker, helper, numpy_helper
 from penstock_routing.topic import RoutingTopic
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_training.model_server import load, unload
+from penstock_training.deployment import load, unload
 from penstock_training.publish import Deployment, find_template, publish, served_name
-from penstock_training.training_record import digest_of
+from penstock_training.tracking import digest_of
 
 WIDTH: Final = 4
 MAX_ROWS: Final = 4096

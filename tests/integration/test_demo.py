@@ -29,8 +29,7 @@ from penstock_schemas.records import (
     RoutingState,
 )
 from penstock_schemas.schema_files import schema_text
-from penstock_simulator.foreign_producer import Connection, register
-from penstock_simulator.wire import avro_writer
+from penstock_simulator.foreign_producer import Connection, avro_writer, register
 from penstock_stack.component import StackConfig
 from penstock_stack.endpoints import PUBLIC_PORTS, Endpoints
 

@@ -14,10 +14,8 @@ from penstock_replay.refusal import Refused
 from penstock_routing.states import find
 from penstock_schemas.errors import ConfigError, PenstockError, RetryableError
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_training.deploy import ModelServer, deploy
-from penstock_training.model_server import load
+from penstock_training.deployment import ModelServer, deploy, load, routed
 from penstock_training.publish import published_digest
-from penstock_training.routed import routed
 from penstock_training.tracking import CHAMPION, Tracker
 
 from penstock_cli import console

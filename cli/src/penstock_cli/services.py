@@ -22,7 +22,7 @@ Service = Annotated[str, typer.Argument(metavar="SERVICE", help=f"One of {', '.j
 
 def stop(service: Service, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Stop one service and leave it stopped, also after 'down' and 'up'."""
-    from penstock_stack.held import hold
+    from penstock_stack.state import hold
 
     run_dir = _run_dir(service, data_dir)
     hold(run_dir, service)
@@ -32,7 +32,7 @@ def stop(service: Service, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 def start(service: Service, data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
     """Start a service that was stopped, and wait until it is ready."""
-    from penstock_stack.held import release
+    from penstock_stack.state import release
 
     run_dir = _run_dir(service, data_dir)
     release(run_dir, service)

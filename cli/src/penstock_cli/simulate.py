@@ -21,7 +21,7 @@ from penstock_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from penstock_simulator.simulation_report import SimulationReport
+    from penstock_simulator.simulation import SimulationReport
 
 
 class DriftChoice(StrEnum):

@@ -67,8 +67,7 @@ def down(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 def components(config: StackConfig) -> list[Component]:
     """Return everything that ``up`` runs."""
-    from penstock_stack.infrastructure import infrastructure
-    from penstock_stack.services import services
+    from penstock_stack.components import infrastructure, services
 
     def apply_topics() -> None:
         from penstock_cli.topics import apply_all
@@ -80,7 +79,7 @@ def components(config: StackConfig) -> list[Component]:
 
 def run_in_foreground(config: StackConfig) -> None:
     """Run the stack in this process until SIGINT or SIGTERM."""
-    from penstock_stack.interruption import interruption
+    from penstock_stack.supervisor import interruption
 
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
@@ -116,8 +115,8 @@ def start_detached(config: StackConfig) -> None:
         It did not come up; nothing is left running.
     """
     from penstock_schemas.errors import ConfigError
-    from penstock_stack.interruption import interruption
-    from penstock_stack.log_files import tail
+    from penstock_stack.supervisor import interruption
+    from penstock_stack.unit import tail
 
     state = recorded_state(config.data_dir)
     if state.is_supervised:
@@ -144,7 +143,7 @@ def start_detached(config: StackConfig) -> None:
 
 
 def _note_held(config: StackConfig) -> None:
-    from penstock_stack.held import held
+    from penstock_stack.state import held
 
     for service in held(config.run):
         console.note(f"{service} stays stopped, as somebody wanted: 'penstock start {service}'")

@@ -20,7 +20,7 @@ from penstock_cli.demonstration.summary import ledger, summarise, table
 from penstock_cli.demonstration.view import PlainView, Snapshot
 from penstock_pipelines.loader import load_pipeline
 from penstock_schemas.errors import ConfigError, DeliveryFailed, FatalError
-from penstock_simulator.simulation_report import SimulationReport
+from penstock_simulator.simulation import SimulationReport
 
 FRAUD = Path(__file__).parents[3] / "pipelines" / "fraud"
 

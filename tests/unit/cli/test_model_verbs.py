@@ -16,8 +16,8 @@ from penstock_cli.options import ExitCode
 from penstock_schemas.errors import BrokerUnavailable
 from penstock_schemas.records import AuditEvent, ModelVersion, RetrainEvent, RoutingState
 from penstock_schemas.topics import PipelineTopics
-from penstock_training.deploy import ModelServer
-from penstock_training.training_record import RegisteredModel, digest_of
+from penstock_training.deployment import ModelServer
+from penstock_training.tracking import RegisteredModel, digest_of
 
 MODELS = {"1": b"one", "2": b"two", "3": b"three"}
 

@@ -9,9 +9,8 @@ import pytest
 from penstock_cli import main as cli
 from penstock_cli import services
 from penstock_cli.options import ExitCode
-from penstock_stack.held import held
 from penstock_stack.processes import ProcessIdentity
-from penstock_stack.state import ComponentState, StackState, StateFile
+from penstock_stack.state import ComponentState, StackState, StateFile, held
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -15,8 +15,7 @@ from penstock_schemas.schema_files import schema_text
 from penstock_simulator import simulation as module
 from penstock_simulator.foreign_producer import Connection
 from penstock_simulator.generators import Drift, SimulatedBatch
-from penstock_simulator.simulation import SimulationPlan, simulate
-from penstock_simulator.simulation_report import SimulationReport
+from penstock_simulator.simulation import SimulationPlan, SimulationReport, simulate
 
 FRAUD = load_pipeline(Path(__file__).parents[3] / "pipelines" / "fraud")
 EVENT = fastavro.parse_schema(json.loads(FRAUD.event_schema))

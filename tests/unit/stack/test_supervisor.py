@@ -23,11 +23,11 @@ from harness.tiny_components import (
     state,
 )
 from penstock_schemas.errors import ConfigError
-from penstock_stack import liveness, processes
+from penstock_stack import processes, unit
 from penstock_stack.component import Component, ComponentFailed, Launch, StackConfig, Stage
 from penstock_stack.endpoints import Endpoints
 from penstock_stack.state import read_state
-from penstock_stack.supervisor import supervised
+from penstock_stack.supervisor import interruption, supervised
 
 
 def test_what_is_needed_is_ready_first_and_stops_last(config: StackConfig) -> None:
@@ -61,8 +61,8 @@ def test_a_dead_component_is_started_again(config: StackConfig, until: Until) ->
 def test_a_component_that_says_it_is_not_live_is_started_again(
     config: StackConfig, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(liveness, "EVERY_S", 0.0)
-    monkeypatch.setattr(liveness, "STUCK_S", 0.3)
+    monkeypatch.setattr(unit, "EVERY_S", 0.0)
+    monkeypatch.setattr(unit, "STUCK_S", 0.3)
     stuck = threading.Event()
     with running(config, server(config, "a", is_stuck=stuck.is_set)):
         first = read_state(config.run).components["a"].process
@@ -170,7 +170,7 @@ def test_a_child_outlives_a_supervisor_killed_with_9(config: StackConfig, until:
 import pathlib, sys, threading
 from penstock_stack.component import *
 from penstock_stack.endpoints import Endpoints
-from penstock_stack.held import hold, release
+from penstock_stack.state import hold, release
 from penstock_stack.supervisor import supervised
 d = pathlib.Path({str(config.data_dir)!r})
 c = StackConfig(d, d, Endpoints.from_environment({{}}, {OFFSET}))
@@ -220,3 +220,13 @@ time.sleep(60)
         os.kill(pid_of(config, "app"), signal.SIGKILL)
         until(lambda: state(config).components["app"].restarts == 1)
         until(lambda: state(config).components["app"].state == "ready")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_sets_the_event(number):
+    before = signal.getsignal(number)
+    with interruption() as interrupted:
+        assert not interrupted.is_set()
+        signal.raise_signal(number)
+        assert interrupted.wait(20)
+    assert signal.getsignal(number) is before

@@ -10,7 +10,7 @@ from penstock_streaming.timing import Deadline
 from penstock_training import first_model as module
 from penstock_training.first_model import Places, provide_first_model
 from penstock_training.publish import MODEL_FILE, served_name
-from penstock_training.training_record import RegisteredModel
+from penstock_training.tracking import RegisteredModel
 
 TINY = """
 pipeline: tiny

@@ -7,7 +7,7 @@ import pytest
 from penstock_schemas.errors import ConfigError
 from penstock_training import publish as module
 from penstock_training.publish import Deployment, find_template, publish, published_digest
-from penstock_training.training_record import digest_of
+from penstock_training.tracking import digest_of
 
 TEMPLATE = find_template(Path(__file__))
 MODEL = Deployment("fraud__1", 30, 1024, b"a model")

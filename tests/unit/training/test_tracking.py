@@ -14,10 +14,11 @@ from penstock_training.tracking import (
     REQUEST_TAG,
     Tracker,
     TrackingUnavailable,
+    TrainingRecord,
+    digest_of,
+    git_commit,
 )
 from penstock_training.trainers import make_trainer
-from penstock_training.training_record import TrainingRecord, digest_of
-from penstock_training.working_copy import git_commit
 
 MATRIX = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
 LABELS = (MATRIX[:, 0] > 0).astype(np.float64)

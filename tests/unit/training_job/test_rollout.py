@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_training.training_record import RegisteredModel
+from penstock_training.tracking import RegisteredModel
 from penstock_training_job.rollout import Overtaken, Rollout, drained, ended
 
 CANDIDATE = RegisteredModel("fraud", "2", "run-2", "c0ffee", b"model")

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from penstock_training.onnx_export import onnx_scores, to_onnx
+from penstock_training.tracking import RegisteredModel
 from penstock_training.trainers import make_trainer
-from penstock_training.training_record import RegisteredModel
 from penstock_training_job.canary import compare_canary, verdict_of
 from penstock_training_job.judge import Comparison
 from penstock_training_job.verdict import (

@@ -10,8 +10,7 @@ from typing import Final
 
 from penstock_schemas.errors import BrokerUnavailable, FatalError
 from penstock_simulator.generators import SimulatedBatch
-from penstock_simulator.simulation import Progress, Watch
-from penstock_simulator.simulation_report import SimulationReport
+from penstock_simulator.simulation import Progress, SimulationReport, Watch
 
 STOP_WITHIN_S: Final = 90.0
 

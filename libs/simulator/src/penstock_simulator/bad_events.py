@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from penstock_pipelines.model import PipelineConfig
 
-from penstock_simulator.wire import json_bytes
+from penstock_simulator.foreign_producer import json_bytes
 
 Expected = Literal["predicted", "skip", "decode", "schema", "rule", "oversize"]
 

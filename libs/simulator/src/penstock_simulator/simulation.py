@@ -1,26 +1,39 @@
-"""Publish simulated events and, later, their labels: what a producer application does."""
+"""Publish simulated events and, later, their labels: what a producer application does.
+
+The simulated time of a run ends about now and never runs backwards. Each label is held back until
+its time and is then sent as an interaction.
+"""
 
 from __future__ import annotations
 
+import heapq
+import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, Final
 
+import fastavro
 import numpy as np
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from penstock_pipelines.loader import LoadedPipeline
-from penstock_schemas.errors import ConfigError
+from penstock_schemas.errors import BrokerUnavailable, ConfigError
+from penstock_schemas.schema_files import schema_text
 
 from penstock_simulator.bad_events import EXPECTED, Spoiler, SpoiltEvent, draw_kinds
-from penstock_simulator.foreign_producer import Connection, ForeignProducer, register
+from penstock_simulator.foreign_producer import (
+    REQUEST_TIMEOUT_S,
+    Connection,
+    ForeignProducer,
+    avro_writer,
+    register,
+    rows_of,
+)
 from penstock_simulator.generators import Drift, EventGenerator, SimulatedBatch, make_generator
-from penstock_simulator.label_queue import SCHEMA as LABEL_SCHEMA
-from penstock_simulator.label_queue import LabelQueue
-from penstock_simulator.simulated_clock import last_event_ms
-from penstock_simulator.simulation_report import SimulationReport
-from penstock_simulator.wire import avro_writer, rows_of
 
+LABEL_SCHEMA: Final = schema_text("interaction.avsc")
 CHUNK: Final = 5_000
 """Events drawn at once; fixed, so that a seed gives the same events at any rate."""
 _SLICE_S: Final = 0.05
@@ -221,3 +234,144 @@ class _Run:
             return stop.is_set()
         due = self._started + self._report.events / self._plan.rate
         return stop.wait(max(0.0, due - time.monotonic()))
+
+
+_TAIL: Final = 50
+"""Records read back per partition: the last ones may be spoilt."""
+
+
+def last_event_ms(
+    connection: Connection, topic: str, schema_text: str, schema_id: int, time_field: str
+) -> int | None:
+    """Return the latest event time at the end of a topic, or None where there is none.
+
+    Only records written with this very schema are looked at.
+
+    Raises
+    ------
+    BrokerUnavailable
+        If no broker answers.
+    """
+    consumer = Consumer(
+        {
+            **connection.kafka,
+            "bootstrap.servers": connection.bootstrap_servers,
+            "group.id": "penstock-simulator",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "log_level": 3,
+        }
+    )
+    try:
+        values = _tail(consumer, topic)
+    except KafkaException as exc:
+        raise BrokerUnavailable(f"Kafka {connection.bootstrap_servers}: {exc.args[0]}") from exc
+    finally:
+        consumer.close()
+    schema = fastavro.parse_schema(json.loads(schema_text))
+    prefix = b"\x00" + schema_id.to_bytes(4, "big")
+    times = [_time(v, schema, time_field) for v in values if v[:5] == prefix]
+    return max((t for t in times if t is not None), default=None)
+
+
+def _tail(consumer: Consumer, topic: str) -> list[bytes]:
+    partitions = consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic].partitions
+    positions = []
+    for partition in partitions:
+        place = TopicPartition(topic, partition)
+        low, high = consumer.get_watermark_offsets(place, timeout=REQUEST_TIMEOUT_S)
+        if high > low:
+            positions.append(TopicPartition(topic, partition, max(low, high - _TAIL)))
+    consumer.assign(positions)
+    values: list[bytes] = []
+    open_ends = len(positions)
+    deadline = time.monotonic() + REQUEST_TIMEOUT_S
+    while open_ends and time.monotonic() < deadline:
+        message = consumer.poll(0.2)
+        if message is None:
+            continue
+        if message.error() is not None:
+            open_ends -= 1
+        elif (value := message.value()) is not None:
+            values.append(value)
+    return values
+
+
+def _time(value: bytes, schema: Any, time_field: str) -> int | None:
+    """Return the event time of one record, or None if the record is spoilt."""
+    try:
+        row = fastavro.schemaless_reader(BytesIO(value[5:]), schema, None)
+    except (EOFError, ValueError, IndexError, UnicodeDecodeError, OverflowError):
+        return None
+    return int(row[time_field].timestamp() * 1000)
+
+
+class LabelQueue:
+    """Labels of events already sent.
+
+    Parameters
+    ----------
+    topic
+        Topic of the interactions.
+    schema_id
+        Id of the registered interaction schema.
+    """
+
+    def __init__(self, producer: ForeignProducer, topic: str, schema_id: int) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._write = avro_writer(LABEL_SCHEMA, schema_id)
+        self._waiting: list[tuple[int, str, float]] = []
+
+    def add(self, at_ms: int, event_id: str, label: float) -> None:
+        """Hold a label back until the simulated time ``at_ms``."""
+        heapq.heappush(self._waiting, (at_ms, event_id, label))
+
+    def send(self, until_ms: int | None) -> int:
+        """Send what is known by ``until_ms``, or everything; return how many."""
+        sent = 0
+        while self._waiting and (until_ms is None or self._waiting[0][0] <= until_ms):
+            at_ms, event_id, label = heapq.heappop(self._waiting)
+            interaction = {"event_id": event_id, "label": label, "occurred_at": at_ms}
+            self._producer.send(self._topic, event_id.encode(), self._write(interaction))
+            sent += 1
+        return sent
+
+
+@dataclass(slots=True)
+class SimulationReport:
+    """What was published.
+
+    Parameters
+    ----------
+    good_ids
+        Ids of the events sent in good form, in order.
+    spoilt
+        The others, each with what must become of it.
+    labels
+        Interactions sent.
+    positives
+        Events sent whose truth is 1.
+    start_ms, end_ms
+        Simulated time of the first and last event.
+    wall_s
+        Time it took, seconds.
+    """
+
+    good_ids: list[str] = field(default_factory=list)
+    spoilt: list[SpoiltEvent] = field(default_factory=list)
+    labels: int = 0
+    positives: int = 0
+    start_ms: int = 0
+    end_ms: int = 0
+    wall_s: float = 0.0
+
+    @property
+    def events(self) -> int:
+        """Number of events sent."""
+        return len(self.good_ids) + len(self.spoilt)
+
+    @property
+    def events_per_s(self) -> float:
+        """Events per second of wall-clock time."""
+        return self.events / self.wall_s if self.wall_s else 0.0

@@ -1,10 +1,15 @@
-"""Card transactions: who pays what, where and when, and which of them are fraud."""
+"""Card transactions: who pays what, where and when, and which of them are fraud.
+
+The accounts of the simulated bank are fixed, whatever the seed of their transactions. The
+probability of a fraud is a function of what can be seen, by concept.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -19,18 +24,7 @@ from penstock_simulator.arrivals import (
     draw_accounts,
     start_before,
 )
-from penstock_simulator.fraud_risk import (
-    CATEGORIES,
-    CHANGED,
-    CHANNELS,
-    FRAUD_WAVE,
-    ONLINE,
-    USUAL,
-    Concept,
-    Signals,
-)
 from penstock_simulator.generators import Drift, SimulatedBatch
-from penstock_simulator.population import COUNTRIES, make_population
 
 _CATEGORY_SHARES: Final = (0.27, 0.17, 0.10, 0.14, 0.07, 0.05, 0.05, 0.09, 0.02, 0.04)
 _CATEGORY_LEVEL: Final = np.array([0.0, 0.0, 0.6, 0.4, -0.4, 1.8, 1.4, -0.8, 0.5, 1.1])
@@ -51,7 +45,6 @@ _MORE_ONLINE: Final = 1.0
 _YOUNGER: Final = 1.0
 """Covariate drift, in standard deviations of log amount, log-odds, and standard deviations of log
 device age."""
-_CONCEPTS: Final[dict[str, Concept]] = {"concept": CHANGED, "label": FRAUD_WAVE}
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -210,3 +203,197 @@ class CardTransactions:
 
 def _named(names: Sequence[str], index: Ints) -> pa.Array:
     return pa.array(names).take(pa.array(index))
+
+
+COUNTRIES: Final = ("DE", "FR", "NL", "PL", "ES", "IT", "GB", "US")
+_COUNTRY_SHARES: Final = (0.40, 0.14, 0.10, 0.10, 0.09, 0.08, 0.06, 0.03)
+_POPULATION_SEED: Final = 20_011
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """Accounts, one row each; every array has shape (accounts,).
+
+    Parameters
+    ----------
+    activity
+        Share of all transactions; sums to 1.
+    typical_amount
+        The account's spending level in units of currency.
+    home_risk
+        Risk index of the home region, in (0, 1).
+    online_habit
+        Added log-odds of paying without the card present.
+    home
+        Index into `COUNTRIES`.
+    """
+
+    ids: list[str]
+    activity: Floats
+    typical_amount: Floats
+    credit_limit: Floats
+    account_age_days: Floats
+    home_risk: Floats
+    chargebacks: Floats
+    online_habit: Floats
+    home: npt.NDArray[np.int64]
+
+    def profiles(self) -> pd.DataFrame:
+        """Return the bank's master data: the join key and one column per Feast feature."""
+        return pd.DataFrame(
+            {
+                "account_id": self.ids,
+                "credit_limit": self.credit_limit,
+                "account_age_days": self.account_age_days,
+                "home_risk": self.home_risk,
+                "typical_amount": self.typical_amount,
+                "chargebacks": self.chargebacks,
+            }
+        )
+
+
+def make_population(accounts: int) -> Population:
+    """Return the same accounts on every call.
+
+    The master data belong to the bank, not to one run of the simulator: producers with different
+    seeds share them.
+    """
+    rng = np.random.default_rng(_POPULATION_SEED)
+    activity = rng.gamma(1.5, 1.0, accounts) + 0.05
+    typical: Floats = np.exp(rng.normal(3.2, 0.6, accounts))
+    age: Floats = np.exp(rng.normal(6.6, 1.0, accounts))
+    return Population(
+        ids=[f"a{i:06d}" for i in range(accounts)],
+        activity=activity / activity.sum(),
+        typical_amount=np.floor(typical * 100) / 100,
+        credit_limit=np.floor(typical * np.exp(rng.normal(4.2, 0.5, accounts)) / 100) * 100 + 100.0,
+        account_age_days=np.floor(age) + 1.0,
+        home_risk=1.0 / (1.0 + np.exp(-rng.normal(-0.5, 1.0, accounts))),
+        chargebacks=rng.negative_binomial(0.7, 0.4, accounts).astype(np.float64),
+        online_habit=rng.normal(0.0, 0.7, accounts),
+        home=rng.choice(len(COUNTRIES), accounts, p=_COUNTRY_SHARES),
+    )
+
+
+CATEGORIES: Final = (
+    "grocery",
+    "restaurant",
+    "fuel",
+    "retail",
+    "pharmacy",
+    "travel",
+    "electronics",
+    "digital",
+    "gambling",
+    "cash",
+)
+CHANNELS: Final = ("chip", "contactless", "online", "phone")
+ONLINE: Final = CHANNELS.index("online")
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What the risk depends on, per transaction; arrays of shape (n,), scaled to about N(0, 1).
+
+    Parameters
+    ----------
+    amount
+        Log of the amount against the account's habit in that category.
+    newness
+        Youth of the account.
+    device
+        Youth of the device; 0 where it is not known.
+    velocity
+        Recent activity of the account.
+    night
+        Closeness to the small hours, in [-1, 1].
+    category, channel
+        Indices into `CATEGORIES` and `CHANNELS`.
+    """
+
+    amount: Floats
+    home: Floats
+    newness: Floats
+    device: Floats
+    velocity: Floats
+    night: Floats
+    chargebacks: Floats
+    category: Ints
+    channel: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """Weights of one state of the fraudsters' habits."""
+
+    intercept: float
+    amount: float
+    home: float
+    newness: float
+    device: float
+    velocity: float
+    night: float
+    chargebacks: float
+    category: tuple[float, ...]
+    channel: tuple[float, ...]
+    amount_online: float
+    velocity_home: float
+    night_device: float
+
+    def probability(self, s: Signals) -> Floats:
+        """Return the probability of fraud, shape (n,)."""
+        log_odds = (
+            self.intercept
+            + self.amount * s.amount
+            + self.home * s.home
+            + self.newness * s.newness
+            + self.device * s.device
+            + self.velocity * s.velocity
+            + self.night * s.night
+            + self.chargebacks * s.chargebacks
+            + np.asarray(self.category)[s.category]
+            + np.asarray(self.channel)[s.channel]
+            + self.amount_online * s.amount * (s.channel == ONLINE)
+            + self.velocity_home * np.maximum(s.velocity, 0.0) * s.home
+            + self.night_device * s.night * s.device
+        )
+        return np.asarray(1.0 / (1.0 + np.exp(-log_odds)))
+
+
+USUAL: Final = Concept(
+    intercept=-8.0,
+    amount=1.1,
+    home=0.95,
+    newness=1.0,
+    device=1.1,
+    velocity=0.75,
+    night=0.9,
+    chargebacks=0.9,
+    category=(-1.2, -0.8, -0.9, 0.0, -0.6, 0.6, 1.5, 1.0, 1.7, 1.0),
+    channel=(-0.8, -0.3, 0.9, 1.2),
+    amount_online=0.8,
+    velocity_home=0.45,
+    night_device=0.6,
+)
+"""Large amounts at night, new devices, online, electronics and gambling."""
+
+CHANGED: Final = Concept(
+    intercept=-9.1,
+    amount=-1.2,
+    home=0.9,
+    newness=-0.9,
+    device=1.2,
+    velocity=0.75,
+    night=-0.9,
+    chargebacks=1.0,
+    category=(1.4, 1.0, 1.2, 0.0, 0.8, -0.8, -1.2, -0.6, -1.0, -0.5),
+    channel=(-0.8, 1.1, 0.6, -0.5),
+    amount_online=-0.7,
+    velocity_home=0.3,
+    night_device=-0.6,
+)
+"""Card testing: small amounts by day, contactless, groceries and fuel, on established accounts."""
+
+FRAUD_WAVE: Final = replace(USUAL, intercept=-6.3)
+"""The usual fraudsters, several times as many of them: every risk has the same odds more."""
+_CONCEPTS: Final[dict[str, Concept]] = {"concept": CHANGED, "label": FRAUD_WAVE}

@@ -14,10 +14,9 @@ from penstock_schemas.errors import PenstockError
 
 from penstock_stack.artifacts import cache_dir
 from penstock_stack.component import StackConfig
+from penstock_stack.components import infrastructure
 from penstock_stack.endpoints import Endpoints
-from penstock_stack.infrastructure import infrastructure
-from penstock_stack.interruption import interruption
-from penstock_stack.supervisor import supervised
+from penstock_stack.supervisor import interruption, supervised
 
 
 def main(arguments: list[str]) -> int:

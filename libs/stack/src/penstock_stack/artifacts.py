@@ -1,8 +1,9 @@
 """Jars of the embedded stack: pinned, checked, cached.
 
 ``artifacts.lock`` lists every file with its SHA-256. jgo fetches what the cache lacks; a file
-whose digest differs is thrown away, fetched once more, and then refused. Renew the lock with
-``python -m penstock_stack.artifacts_lock``.
+whose digest differs is thrown away, fetched once more, and then refused. A maintainer who changes
+a version below renews the lock with ``python -m penstock_stack.artifacts``, which resolves the
+pinned roots and writes every file's digest.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import tarfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -165,3 +167,42 @@ def _download(entry: LockedArtifact, cache: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     found.replace(path)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+KAFKA = ("org.apache.kafka", "kafka_2.13", "4.2.2")
+LOG_BINDING = ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.5")
+"""Kafka logs through SLF4J 1.7; without a binding its log is empty."""
+REGISTRY = ("io.apicurio", "apicurio-registry-app", "3.3.3")
+
+
+def main() -> None:
+    """Write ``artifacts.lock`` beside this module."""
+    from jgo.maven import Dependency, MavenContext, PythonResolver
+
+    context = MavenContext(
+        resolver=PythonResolver(), repo_cache=cache_dir(os.environ) / "maven", timeout=60
+    )
+    lines = []
+    kafka, binding = (
+        context.project(g, a).at_version(v).artifact() for g, a, v in (KAFKA, LOG_BINDING)
+    )
+    # Kafka alone is resolved: the binding's own parent would dictate other versions of Kafka.
+    _, nodes = context.resolver.get_dependency_list([Dependency(kafka)])
+    g, a, v = REGISTRY
+    registry = context.project(g, a).at_version(v).artifact("all", "tar.gz")
+    jars = {kafka, binding, *(node.dep.artifact for node in nodes)}
+    for group, artifacts in (("kafka", jars), ("registry", {registry})):
+        for artifact in artifacts:
+            coordinate = ":".join(
+                (artifact.groupId, artifact.artifactId, artifact.version, artifact.classifier)
+            )
+            digest = sha256_of(Path(artifact.resolve()))
+            lines.append(f"{group} {coordinate}:{artifact.packaging} {digest}")
+    header = "# group coordinate sha256; written by python -m penstock_stack.artifacts\n"
+    target = Path(__file__).with_name("artifacts.lock")
+    target.write_text(header + "\n".join(sorted(set(lines))) + "\n", "utf-8")
+    sys.stderr.write(f"{len(set(lines))} artifacts in {target}\n")
+
+
+if __name__ == "__main__":
+    main()

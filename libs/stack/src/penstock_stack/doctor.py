@@ -17,7 +17,7 @@ from penstock_schemas.errors import ConfigError
 
 from penstock_stack import processes
 from penstock_stack.component import Component, StackConfig
-from penstock_stack.ports import taken
+from penstock_stack.endpoints import taken
 from penstock_stack.ray_head import ray_temp_dir
 from penstock_stack.state import read_state
 from penstock_stack.triton_server import find_uv, find_workspace_dir

@@ -1,4 +1,8 @@
-"""The supervisor's state file: what runs, as ``penstock status`` and the next ``up`` read it."""
+"""The run folder's files: the supervisor's state, and which services are held by hand.
+
+``penstock status`` and the next ``up`` read the state. A held service stays stopped until
+``penstock start``: one empty file each, written by the command line, looked for by the supervisor.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from penstock_schemas.errors import ConfigError
 
@@ -161,3 +165,29 @@ def sole_supervisor(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+_FOLDER: Final = "held"
+
+
+def hold(run_dir: Path, service: str) -> None:
+    """Have the supervisor stop a service, and leave it stopped."""
+    folder = run_dir / _FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / service).touch()
+
+
+def release(run_dir: Path, service: str) -> None:
+    """Have the supervisor start a service again."""
+    (run_dir / _FOLDER / service).unlink(missing_ok=True)
+
+
+def is_held(run_dir: Path, service: str) -> bool:
+    """Tell whether a service is to stay stopped."""
+    return (run_dir / _FOLDER / service).exists()
+
+
+def held(run_dir: Path) -> list[str]:
+    """Return the services that are to stay stopped."""
+    folder = run_dir / _FOLDER
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

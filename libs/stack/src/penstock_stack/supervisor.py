@@ -7,17 +7,17 @@ import os
 import signal
 import threading
 import time
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from penstock_stack import processes
 from penstock_stack.component import Component, ComponentFailed, StackConfig, Stage
-from penstock_stack.log_files import rotate
-from penstock_stack.ports import require_free
+from penstock_stack.endpoints import require_free
 from penstock_stack.processes import ProcessIdentity
 from penstock_stack.state import ComponentState, StackState, StateFile, read_state, sole_supervisor
-from penstock_stack.unit import POLL_S, Unit
+from penstock_stack.unit import POLL_S, Unit, rotate
 
 STOP_BUDGET_S: Final = 14.0
 _ROTATE_EVERY_S: Final = 5.0
@@ -208,3 +208,23 @@ def check_wiring(components: Sequence[Component]) -> None:
         for name in (*component.needs, *component.restarts_with):
             if name not in names:
                 raise ComponentFailed(f"{component.name} needs {name}, which is not in the stack")
+
+
+@contextmanager
+def interruption() -> Iterator[threading.Event]:
+    """Turn SIGINT and SIGTERM into an event, so that stopping happens in one place.
+
+    A thread of its own sets it: a handler runs wherever the main thread is, also where that holds
+    the lock of the event it waits for.
+    """
+    interrupted = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    old = [
+        signal.signal(number, lambda *_: start_new_thread(interrupted.set, ()))
+        for number in numbers
+    ]
+    try:
+        yield interrupted
+    finally:
+        for number, handler in zip(numbers, old, strict=True):
+            signal.signal(number, handler)

@@ -1,26 +1,29 @@
-"""One component under supervision: bring it up, watch it, bring it up again."""
+"""One component under supervision: start it, watch it, start it again; and its log file.
+
+A component that answers "not live" for `STUCK_S` is restarted. Its log is rotated by copy and
+truncate, and the end of it is the reason given where it fails.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Final
 
 from penstock_schemas.errors import FatalError, RetryableError
 
 from penstock_stack import processes
 from penstock_stack.component import Component, ComponentFailed, StackConfig
-from penstock_stack.held import is_held
-from penstock_stack.liveness import Liveness
-from penstock_stack.log_files import tail
-from penstock_stack.ports import require_free
+from penstock_stack.endpoints import require_free
 from penstock_stack.processes import ProcessIdentity
-from penstock_stack.state import StateFile
+from penstock_stack.state import StateFile, is_held
 
 POLL_S: Final = 0.1
 FIRST_ATTEMPTS: Final = 3
@@ -248,3 +251,72 @@ class Unit:
             processes.send([self.identity], signal.SIGKILL)
         processes.sweep(self._config.data_dir, self.component.name)
         self.identity = None
+
+
+EVERY_S: Final = 2.0
+STUCK_S: Final = 10.0
+"""Time for which a component must say so before it is started again; one answer may be a moment."""
+
+
+class Liveness:
+    """Asks now and then whether a component is stuck.
+
+    Parameters
+    ----------
+    is_stuck
+        Answers within about a second; None for a component that only its exit can tell about.
+    """
+
+    def __init__(self, is_stuck: Callable[[], bool] | None) -> None:
+        self._is_stuck = is_stuck
+        self._next = 0.0
+        self._since: float | None = None
+
+    def is_lost(self) -> bool:
+        """Tell whether it has been stuck long enough; cheap enough for every turn of a watch."""
+        now = time.monotonic()
+        if self._is_stuck is None or now < self._next:
+            return False
+        self._next = now + EVERY_S
+        if not self._is_stuck():
+            self._since = None
+            return False
+        self._since = now if self._since is None else self._since
+        return now - self._since >= STUCK_S
+
+
+MAX_LOG_BYTES = 20 * 1024 * 1024
+KEPT_LOGS = 3
+_TAIL_BYTES = 16 * 1024
+
+
+def rotate(log: Path, max_bytes: int = MAX_LOG_BYTES, keep: int = KEPT_LOGS) -> bool:
+    """Copy a log that has grown too large to ``.1`` and empty it; return whether it did.
+
+    The writer holds the file open in append mode and goes on at the new end, so it need not know.
+    What it writes between the copy and the truncation is lost.
+    """
+    try:
+        if log.stat().st_size <= max_bytes:
+            return False
+    except FileNotFoundError:
+        return False
+    for number in range(keep - 1, 0, -1):
+        older = log.with_name(f"{log.name}.{number}")
+        if older.exists():
+            older.replace(log.with_name(f"{log.name}.{number + 1}"))
+    shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+    with log.open("r+b") as stream:
+        stream.truncate(0)
+    return True
+
+
+def tail(log: Path, lines: int = 5) -> str:
+    """Return the last lines that are not empty, or an empty text."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            text = stream.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join([line for line in text.splitlines() if line.strip()][-lines:])

@@ -1,12 +1,14 @@
 """Give a pipeline its first model: ``python -m penstock_training.first_model``.
 
 Idempotent, and resumable at any point: what is routed is loaded again; what is registered is
-published; only where there is nothing is a model trained.
+published; only where there is nothing is a model trained. Feast's definitions are applied, and
+profiles filled in, where the online store is new.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import logging
 import sys
 import time
@@ -16,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from penstock_pipelines.loader import LoadedPipeline, load_pipeline
+from penstock_pipelines.loader import DEFINITIONS_FILE, LoadedPipeline, load_pipeline
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_routing.topic import RoutingTopic
 from penstock_schemas.errors import ConfigError, PenstockError, RetryableError
@@ -24,20 +26,13 @@ from penstock_schemas.records import RoutingState
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
 
-from penstock_training.first_features import prepare_features
-from penstock_training.model_server import load
+from penstock_training.deployment import load, publish_version, routed
 from penstock_training.publish import (
     MODEL_FILE,
-    Deployment,
-    find_template,
-    publish,
     published_digest,
     served_name,
 )
-from penstock_training.routed import routed
-from penstock_training.tracking import Tracker
-from penstock_training.training_record import RegisteredModel, TrainingRecord
-from penstock_training.working_copy import git_commit
+from penstock_training.tracking import RegisteredModel, Tracker, TrainingRecord, git_commit
 
 T = TypeVar("T")
 
@@ -143,15 +138,7 @@ def _train(pipeline: LoadedPipeline) -> TrainingRecord:
 def _deploy(
     pipeline: LoadedPipeline, places: Places, model: RegisteredModel, deadline: Deadline
 ) -> None:
-    served_as = served_name(model.name, model.version)
-    deployment = Deployment(
-        served_as=served_as,
-        features=len(pipeline.config.feature_names),
-        max_batch_rows=pipeline.config.model.max_batch_rows,
-        onnx_bytes=model.onnx_bytes,
-    )
-    template = find_template(Path.cwd(), pipeline.folder, Path(__file__))
-    publish(places.models_dir, deployment, template)
+    served_as = publish_version(places.models_dir, pipeline, model)
     _patiently(lambda: load(places.triton_grpc, served_as, _LOAD_TIMEOUT_S), deadline)
 
 
@@ -224,6 +211,37 @@ def main() -> int:
         LOG.error("%s", exc)
         return 3 if isinstance(exc, RetryableError) else 1
     return 0
+
+
+LOG = logging.getLogger("penstock.first_model")
+_MARKER = "applied.sha256"
+
+
+def prepare_features(pipeline: LoadedPipeline, repo_dir: Path) -> None:
+    """Apply the Feast definitions, and fill in the profiles where the store is new.
+
+    Does nothing where the same definitions have been applied before: a value that someone has
+    changed since then stays.
+    """
+    if pipeline.config.feast is None:
+        return
+    definitions = (pipeline.folder / DEFINITIONS_FILE).read_bytes()
+    digest = hashlib.sha256(definitions).hexdigest()
+    marker = repo_dir / _MARKER
+    applied = marker.read_text(encoding="utf-8") if marker.exists() else None
+    if applied == digest:
+        return
+    from penstock_features.feast_repo import apply_definitions, load_profiles
+
+    from penstock_training.training_set import profiles
+
+    apply_definitions(pipeline.folder, repo_dir)
+    frame = profiles(pipeline)
+    if frame is not None and applied is None:
+        for view in sorted({f.feast.split(":")[0] for f in pipeline.config.features if f.feast}):
+            load_profiles(repo_dir, view, frame)
+        LOG.info("loaded %d profiles", len(frame))
+    marker.write_text(digest, encoding="utf-8")
 
 
 if __name__ == "__main__":

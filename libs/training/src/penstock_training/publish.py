@@ -15,7 +15,7 @@ from typing import Final
 
 from penstock_schemas.errors import ConfigError
 
-from penstock_training.training_record import digest_of
+from penstock_training.tracking import digest_of
 
 TEMPLATE: Final = Path("triton_models/templates/config.pbtxt")
 TEMPLATE_VARIABLE: Final = "PENSTOCK_TRITON_MODELS"

@@ -1,4 +1,4 @@
-"""The record of every training: MLflow run, artifacts, registered version, alias.
+"""The record of every training in MLflow: run, artifacts, registered version, alias.
 
 The only module that knows MLflow. What it logs is the ONNX file itself: nothing in the registry is
 ever unpickled. Each step may be repeated: a run is found again by the request that it belongs to,
@@ -7,19 +7,25 @@ and a run has one registered version at most.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from penstock_schemas.errors import ConfigError, RetryableError
 
-from penstock_training.mlflow_files import ARTIFACT_FILE, log_files, log_onnx, read_file
-from penstock_training.training_record import RegisteredModel, TrainingRecord
+from penstock_training.onnx_export import INPUT, OUTPUT
+
+if TYPE_CHECKING:
+    import onnx
 
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"
@@ -238,3 +244,111 @@ def _dataset_tags(dataset: Mapping[str, Any]) -> dict[str, str]:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """What is logged of one training.
+
+    Parameters
+    ----------
+    params
+        Settings of the trainer.
+    metrics
+        Measured values.
+    dataset
+        Manifest of the training set, with its sha256.
+    model
+        The exported model.
+    artifacts
+        Files of the run, by name: reference, plots.
+    """
+
+    params: Mapping[str, str | int | float]
+    metrics: Mapping[str, float]
+    dataset: Mapping[str, Any]
+    model: onnx.ModelProto
+    artifacts: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A version in the registry with the bytes of its artifact.
+
+    Parameters
+    ----------
+    digest
+        ``sha256:<hex>`` of ``onnx_bytes``.
+    """
+
+    name: str
+    version: str
+    run_id: str
+    git_commit: str
+    onnx_bytes: bytes
+
+    @property
+    def digest(self) -> str:
+        """Return ``sha256:<hex>`` of the artifact's bytes."""
+        return digest_of(self.onnx_bytes)
+
+
+def digest_of(content: bytes) -> str:
+    """Return ``sha256:<hex>``."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+ARTIFACT_FILE: Final = "model.onnx"
+
+
+def log_files(client: Any, run_id: str, files: Mapping[str, bytes]) -> None:
+    """Put files among a run's artifacts; one of the same name is replaced."""
+    with TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        client.log_artifacts(run_id, folder)
+
+
+def read_file(client: Any, run_id: str, name: str) -> bytes | None:
+    """Return a file of a run's artifacts; None if it is not there."""
+    if all(entry.path != name for entry in client.list_artifacts(run_id)):
+        return None
+    with TemporaryDirectory() as folder:
+        return Path(client.download_artifacts(run_id, name, folder)).read_bytes()
+
+
+def log_onnx(model: onnx.ModelProto, name: str) -> None:
+    """Log a model to the active run and register it as a new version of ``name``."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    features = model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value
+    kind = np.dtype(np.float32)
+    mlflow.onnx.log_model(
+        model,
+        name="model",
+        registered_model_name=name,
+        signature=ModelSignature(
+            inputs=Schema([TensorSpec(kind, (-1, features), INPUT)]),
+            outputs=Schema([TensorSpec(kind, (-1, 1), OUTPUT)]),
+        ),
+        pip_requirements=["onnxruntime"],  # given, or MLflow spends seconds to infer them
+        save_as_external_data=False,  # one file: its digest is the model's
+        await_registration_for=20,
+    )
+
+
+def git_commit(folder: Path) -> str:
+    """Return the commit of the working copy that ``folder`` is in; empty if there is none."""
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()

@@ -1,15 +1,25 @@
-"""One training, from rows to checked ONNX model; nothing is stored here."""
+"""One training, from rows to a checked ONNX model, its reference and plots; nothing is stored."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+from typing import Final
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from penstock_monitoring.reference import (
+    REFERENCE_FILE,
+    SAMPLE_FILE,
+    SCORE,
+    make_reference,
+)
 from penstock_pipelines.loader import LoadedPipeline
 
 from penstock_training.onnx_export import check_parity, to_onnx
-from penstock_training.run_artifacts import reference_files
+from penstock_training.tracking import TrainingRecord
 from penstock_training.trainers import Trainer, Vector, make_trainer
-from penstock_training.training_record import TrainingRecord
 from penstock_training.training_set import TrainingSet, training_set
 
 
@@ -83,3 +93,72 @@ def _quality(labels: Vector, scores: Vector) -> dict[str, float]:
         "average_precision": float(average_precision_score(labels, scores)),
         "log_loss": float(log_loss(labels, scores)),
     }
+
+
+SAMPLE_ROWS: Final = 5_000
+"""Most rows of the sample."""
+LABEL: Final = "label"
+"""Column of the sample with the label."""
+_SAMPLE_SEED: Final = 0
+_DOTS_PER_INCH: Final = 80
+
+
+def reference_files(rows: TrainingSet, scores: Vector) -> dict[str, bytes]:
+    """Return the training reference: histograms of all rows, and a seeded sample of them.
+
+    Parameters
+    ----------
+    scores
+        The model's score of each row, shape (n,).
+    """
+    reference = make_reference(rows.names, rows.matrix, scores)
+    rng = np.random.default_rng(_SAMPLE_SEED)
+    chosen = np.sort(rng.permutation(len(rows))[:SAMPLE_ROWS])
+    columns = dict(zip(rows.names, rows.matrix[chosen].T, strict=True))
+    sample = pa.table({**columns, SCORE: scores[chosen], LABEL: rows.labels[chosen]})
+    sink = io.BytesIO()
+    pq.write_table(sample, sink)
+    return {REFERENCE_FILE: reference.to_json().encode(), SAMPLE_FILE: sink.getvalue()}
+
+
+def plot_files(labels: Vector, scores: Vector) -> dict[str, bytes]:
+    """Return plots of the scores on rows that the model was not fitted on, as PNG files.
+
+    Parameters
+    ----------
+    labels
+        0 or 1, both present, shape (n,).
+    scores
+        Probability of 1, shape (n,).
+    """
+    from sklearn.calibration import calibration_curve
+    from sklearn.metrics import precision_recall_curve, roc_curve
+
+    false_rate, true_rate, _ = roc_curve(labels, scores)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    observed, predicted = calibration_curve(labels, scores, n_bins=10, strategy="quantile")
+    highest = float(max(observed.max(), predicted.max()))
+    return {
+        "roc.png": _plot(false_rate, true_rate, ("false positives", "true positives"), 1.0),
+        "precision_recall.png": _plot(recall, precision, ("recall", "precision"), None),
+        "calibration.png": _plot(predicted, observed, ("mean score", "share of 1"), highest),
+    }
+
+
+def _plot(x: Vector, y: Vector, names: tuple[str, str], diagonal_to: float | None) -> bytes:
+    """Draw a line, and the diagonal where one is meant."""
+    # Not pyplot: it looks for a display and keeps what it draws.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), dpi=_DOTS_PER_INCH)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    if diagonal_to is not None:
+        axes.plot([0, diagonal_to], [0, diagonal_to], color="0.7", linestyle="--")
+    axes.plot(x, y)
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(names[1])
+    sink = io.BytesIO()
+    canvas.print_png(sink)
+    return sink.getvalue()

@@ -10,11 +10,10 @@ from typing import Any
 import pyarrow as pa
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import RoutingState
-from penstock_streaming.timing import Deadline
-from penstock_training.deploy import deploy
+from penstock_streaming.deadline import Deadline
+from penstock_training.deployment import deploy
 from penstock_training.onnx_export import onnx_scores
-from penstock_training.tracking import DATASET_FILE
-from penstock_training.training_record import RegisteredModel
+from penstock_training.tracking import DATASET_FILE, RegisteredModel
 
 from penstock_training_job.columns import Wanted
 from penstock_training_job.judge import (

@@ -12,11 +12,9 @@ from typing import Any
 from penstock_schemas.errors import PenstockError
 from penstock_streaming.timing import Deadline
 from penstock_training.onnx_export import onnx_scores
-from penstock_training.run_artifacts import plot_files
-from penstock_training.tracking import CHALLENGER, DATASET_FILE
+from penstock_training.tracking import CHALLENGER, DATASET_FILE, RegisteredModel, TrainingRecord
 from penstock_training.trainers import Trainer
-from penstock_training.training import Training, train_on
-from penstock_training.training_record import RegisteredModel, TrainingRecord
+from penstock_training.training import Training, plot_files, train_on
 from penstock_training.training_set import TrainingSet
 
 from penstock_training_job.judge import MIN_POSITIVES, compare, is_enough

@@ -24,8 +24,8 @@ from penstock_routing.states import (
 )
 from penstock_schemas.errors import PenstockError
 from penstock_schemas.records import ModelVersion, RoutingState
-from penstock_training.routed import routed
-from penstock_training.training_record import RegisteredModel
+from penstock_training.deployment import routed
+from penstock_training.tracking import RegisteredModel
 
 from penstock_training_job.request import now_ms
 

@@ -14,11 +14,9 @@ from typing import Final
 from penstock_routing.states import job_of
 from penstock_schemas.errors import ConfigError, PenstockError, RetryableError
 from penstock_schemas.records import RetrainEvent, RoutingState
-from penstock_training.model_server import unload
-from penstock_training.tracking import CHALLENGER, CHAMPION
+from penstock_training.deployment import unload
+from penstock_training.tracking import CHALLENGER, CHAMPION, RegisteredModel, git_commit
 from penstock_training.trainers import make_trainer
-from penstock_training.training_record import RegisteredModel
-from penstock_training.working_copy import git_commit
 
 from penstock_training_job.canary import run_canary
 from penstock_training_job.candidate import MakeTrainer, make_candidate

@@ -18,7 +18,7 @@ from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import RoutingState
 from penstock_streaming.fail_points import FailPoints
 from penstock_streaming.settings import KafkaSettings
-from penstock_training.deploy import ModelServer
+from penstock_training.deployment import ModelServer
 from penstock_training.tracking import Tracker
 
 from penstock_training_job.request import RequestLog

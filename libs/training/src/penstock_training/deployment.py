@@ -1,21 +1,100 @@
-"""The model server's own side of a publication: load a version, try it, unload it."""
+"""From a registered model to one that the model server answers with, before any traffic.
+
+Publish the version beside the others, have the server load it, and compare its scores on rows of
+the training's reference sample with those of the registered file.
+"""
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from penstock_schemas.errors import ModelUnavailable
+from penstock_monitoring.reference import SAMPLE_FILE
+from penstock_pipelines.loader import LoadedPipeline
+from penstock_schemas.errors import ConfigError, ModelUnavailable
+from penstock_schemas.records import ModelVersion
 
-from penstock_training.onnx_export import INPUT, OUTPUT, TOLERANCE, ParityError
+from penstock_training.onnx_export import INPUT, OUTPUT, TOLERANCE, ParityError, onnx_scores
+from penstock_training.publish import Deployment, find_template, publish, served_name
+from penstock_training.tracking import RegisteredModel, Tracker
 from penstock_training.trainers import Matrix, Vector
+
+_TRIED_ROWS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class ModelServer:
+    """Where a version is brought to.
+
+    Parameters
+    ----------
+    triton_grpc
+        host:port.
+    models_dir
+        The server's repository.
+    """
+
+    triton_grpc: str
+    models_dir: Path
+
+
+def deploy(
+    server: ModelServer, pipeline: LoadedPipeline, tracker: Tracker, model: RegisteredModel
+) -> None:
+    """Publish a version beside the others, have it loaded, and try it on rows of its reference.
+
+    Raises
+    ------
+    ConfigError
+        If the version is published with another model, or its run has no sample.
+    ModelUnavailable
+        If the model server does not answer, or does not load it.
+    ParityError
+        If the server's scores are not the model's.
+    """
+    import pyarrow.parquet as pq
+
+    config = pipeline.config
+    served_as = publish_version(server.models_dir, pipeline, model)
+    load(server.triton_grpc, served_as)
+    content = tracker.file(model.run_id, SAMPLE_FILE)
+    if content is None:
+        raise ConfigError(f"run {model.run_id} has no artifact {SAMPLE_FILE}")
+    sample = pq.read_table(io.BytesIO(content))
+    frame = sample.select(config.feature_names).slice(
+        0, min(_TRIED_ROWS, config.model.max_batch_rows)
+    )
+    matrix = frame.to_pandas().to_numpy(dtype="float32")
+    try_out(server.triton_grpc, served_as, matrix, onnx_scores(model.onnx_bytes, matrix))
+
 
 LOAD_TIMEOUT_S: Final = 60.0
 _CALL_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.1
+
+
+def publish_version(models_dir: Path, pipeline: LoadedPipeline, model: RegisteredModel) -> str:
+    """Publish a registered version in the server's repository and return its name there.
+
+    Raises
+    ------
+    ConfigError
+        If the version is published with another model.
+    """
+    deployment = Deployment(
+        served_as=served_name(model.name, model.version),
+        features=len(pipeline.config.feature_names),
+        max_batch_rows=pipeline.config.model.max_batch_rows,
+        onnx_bytes=model.onnx_bytes,
+    )
+    publish(models_dir, deployment, find_template(Path.cwd(), pipeline.folder, Path(__file__)))
+    return deployment.served_as
 
 
 def load(triton_grpc: str, served_as: str, timeout_s: float = LOAD_TIMEOUT_S) -> None:
@@ -120,3 +199,26 @@ def _translated(what: str) -> Iterator[None]:
         yield
     except InferenceServerException as exc:
         raise ModelUnavailable(f"{what}: {exc.message()}") from exc
+
+
+def routed(model: RegisteredModel, alias: str, weight: int, state: str) -> ModelVersion:
+    """Return the entry of a registered model.
+
+    Parameters
+    ----------
+    weight
+        Share of the keys, percent.
+    state
+        serving, canary, shadow, draining or retired.
+    """
+    return ModelVersion(
+        model_name=model.name,
+        version=model.version,
+        served_as=served_name(model.name, model.version),
+        alias=alias,
+        weight=weight,
+        digest=model.digest,
+        run_id=model.run_id,
+        state=state,
+        git_commit=model.git_commit,
+    )

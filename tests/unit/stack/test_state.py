@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.tiny_components import NEVER, Until, leave_behind, pid_of, running, server, state
 from penstock_stack import processes
 from penstock_stack.component import StackConfig
-from penstock_stack.held import held, hold, release
+from penstock_stack.state import held, hold, release
 from penstock_stack.supervisor import supervised
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from penstock_stack.log_files import rotate, tail
+from penstock_stack.unit import rotate, tail
 
 
 def test_a_writer_goes_on_after_rotation(tmp_path: Path) -> None:

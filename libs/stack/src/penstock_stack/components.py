@@ -1,4 +1,4 @@
-"""The services and the first-model jobs as components, and what they find in their environment."""
+"""The components of a stack: infrastructure, first-model jobs, services, and their environment."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from pathlib import Path
 
 from penstock_stack import probes
 from penstock_stack.component import Component, Launch, StackConfig, Stage
-from penstock_stack.ray_head import ray_environment
-from penstock_stack.registry_server import API_PATH
+from penstock_stack.kafka_server import kafka
+from penstock_stack.mlflow_server import mlflow
+from penstock_stack.ray_head import ray_environment, ray_head
+from penstock_stack.registry_server import API_PATH, registry
+from penstock_stack.triton_server import triton
+
+
+def infrastructure(config: StackConfig) -> list[Component]:
+    """Return Kafka, the registry, Triton, Ray and MLflow."""
+    return [kafka(config), registry(config), triton(config), ray_head(config), mlflow(config)]
+
 
 TOPICS = "topics"
 _FIRST_MODEL_DEADLINE_S = 240.0
