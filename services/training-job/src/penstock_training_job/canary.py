@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import RoutingState
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.timing import Deadline
 from penstock_training.deployment import deploy
 from penstock_training.onnx_export import onnx_scores
 from penstock_training.tracking import DATASET_FILE, RegisteredModel
