@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from penstock_schemas.avro_rows import datum, parsed, row_reader
-from penstock_schemas.columnar_decoder import ColumnarDecoder, DecodedBatch, Resolve
-from penstock_schemas.columnar_encoder import ColumnarEncoder
-from penstock_schemas.framing import prefix, require_schema_id
+from penstock_schemas.avro_decode import ColumnarDecoder, DecodedBatch, Resolve
+from penstock_schemas.avro_encode import ColumnarEncoder
+from penstock_schemas.avro_rows import datum, parsed, prefix, require_schema_id, row_reader
 
 __all__ = [
     "ColumnarDecoder",

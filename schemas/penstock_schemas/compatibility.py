@@ -1,19 +1,16 @@
 """Can a reader's schema read what a writer's schema wrote? Avro schema resolution, as a list.
 
-Used by the decoder to name the field at fault, and by the contract tests to hold every ``.avsc``
-BACKWARD compatible with its committed history (``schemas/history/<name>/<n>.avsc``).
+The row reader names the field at fault by it; the contract tests hold every ``.avsc`` BACKWARD
+compatible with its committed history (``schemas/history/<name>/<n>.avsc``).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from penstock_schemas.avro_parser import parse_type
-from penstock_schemas.avro_types import AvroField, AvroType
+from penstock_schemas.avro_schema import AvroField, AvroType
 
 _PROMOTES: Final = {
     "int": {"int", "long", "float", "double"},
@@ -66,25 +63,6 @@ def find_conflicts(writer: AvroType, reader: AvroType) -> list[Conflict]:
     not count: a reader may look at several writers' records through one view.
     """
     return list(_conflicts(writer, reader, "", always=True))
-
-
-def backward_conflicts(old: str, new: str) -> list[Conflict]:
-    """Return why the schema text ``new`` cannot replace ``old``; empty if it can.
-
-    Here the name of the outermost record counts, as it does for a registry.
-
-    Examples
-    --------
-    >>> old = '{"type": "record", "name": "R", "fields": [{"name": "a", "type": "int"}]}'
-    >>> new = old.replace('"int"', '"string"')
-    >>> [str(c) for c in backward_conflicts(old, new)]
-    ["field 'a': expected string, got int"]
-    """
-    writer, reader = parse_type(old), parse_type(new)
-    found = find_conflicts(writer, reader)
-    if not _same_name(writer, reader):
-        found.insert(0, Conflict("", f"record {reader.name}", f"record {writer.name}", True))
-    return found
 
 
 def _conflicts(
@@ -157,35 +135,3 @@ def _record(writer: AvroType, reader: AvroType, path: str, *, always: bool) -> I
 def _written(writer: AvroType, wanted: AvroField) -> AvroField | None:
     names = (wanted.name, *wanted.aliases)
     return next((f for name in names for f in writer.fields if f.name == name), None)
-
-
-def history_problems(name: str, current: str, directory: Path) -> list[str]:
-    """Check a schema against its committed history; an empty list is what CI wants.
-
-    Parameters
-    ----------
-    name
-        Name of the ``.avsc``, without the suffix.
-    current
-        Its text today.
-    directory
-        Holds ``<name>/1.avsc``, ``2.avsc``, …: every version that was ever released.
-
-    Returns
-    -------
-    One sentence per problem: a version that today's schema cannot read, or today's schema not
-    being the last version of its history.
-    """
-    versions = sorted(directory.joinpath(name).glob("*.avsc"), key=lambda file: int(file.stem))
-    if [file.stem for file in versions] != [str(n + 1) for n in range(len(versions))]:
-        return [f"{name}: the history is not numbered 1, 2, 3, …"]
-    problems = [
-        f"{name}: version {file.stem} cannot be read: {conflict}"
-        for file in versions
-        for conflict in backward_conflicts(file.read_text(encoding="utf-8"), current)
-    ]
-    if not versions or json.loads(versions[-1].read_text(encoding="utf-8")) != json.loads(current):
-        problems.append(
-            f"{name}: it has changed; add it as history/{name}/{len(versions) + 1}.avsc"
-        )
-    return problems

@@ -12,7 +12,8 @@ from typing import Any
 
 import fastavro
 import pytest
-from penstock_schemas.compatibility import backward_conflicts, history_problems
+from penstock_schemas.avro_schema import parse_type
+from penstock_schemas.compatibility import Conflict, find_conflicts
 from penstock_schemas.schema_files import schema, schema_text
 
 HISTORY = Path(__file__).parents[2] / "schemas" / "history"
@@ -21,6 +22,53 @@ NAMES = sorted(
     for f in files("penstock_schemas").iterdir()
     if f.name.endswith(".avsc")
 )
+
+
+def backward_conflicts(old: str, new: str) -> list[Conflict]:
+    """Return why a schema cannot replace another; unlike a reader, a registry minds its name."""
+    writer, reader = parse_type(old), parse_type(new)
+    found = find_conflicts(writer, reader)
+    if writer.name not in (reader.name, *reader.aliases):
+        found.insert(0, Conflict("", f"record {reader.name}", f"record {writer.name}", True))
+    return found
+
+
+def history_problems(name: str, current: str, directory: Path) -> list[str]:
+    """Check a schema against its committed history; an empty list is what CI wants.
+
+    Parameters
+    ----------
+    name
+        Name of the ``.avsc``, without the suffix.
+    current
+        Its text today.
+    directory
+        Holds ``<name>/1.avsc``, ``2.avsc``, …: every version that was ever released.
+
+    Returns
+    -------
+    One sentence per problem: a version that today's schema cannot read, or today's schema not
+    being the last version of its history.
+    """
+    versions = sorted(directory.joinpath(name).glob("*.avsc"), key=lambda file: int(file.stem))
+    if [file.stem for file in versions] != [str(n + 1) for n in range(len(versions))]:
+        return [f"{name}: the history is not numbered 1, 2, 3, …"]
+    problems = [
+        f"{name}: version {file.stem} cannot be read: {conflict}"
+        for file in versions
+        for conflict in backward_conflicts(file.read_text(encoding="utf-8"), current)
+    ]
+    if not versions or json.loads(versions[-1].read_text(encoding="utf-8")) != json.loads(current):
+        problems.append(
+            f"{name}: it has changed; add it as history/{name}/{len(versions) + 1}.avsc"
+        )
+    return problems
+
+
+def test_conflict_reads_as_a_sentence() -> None:
+    old = '{"type": "record", "name": "R", "fields": [{"name": "a", "type": "int"}]}'
+    conflicts = backward_conflicts(old, old.replace('"int"', '"string"'))
+    assert [str(c) for c in conflicts] == ["field 'a': expected string, got int"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 from penstock_schemas import records
-from penstock_schemas.avro_parser import parse_record
-from penstock_schemas.avro_types import AvroType
+from penstock_schemas.avro_schema import AvroType, parse_record
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.records import (
     AuditEvent,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from penstock_schemas.avro_parser import parse_record
+from penstock_schemas.avro_schema import parse_record
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import (
     DEAD_LETTER_HEADROOM_BYTES,

@@ -111,15 +111,12 @@ def _is_readable(handle: int, timeout_s: float) -> bool:
 
 def _load() -> None:
     """Import what a router imports, also what it imports with its first batch."""
-    import pyarrow as pa
-    from penstock_schemas.avro_program import batch_reader
+    from penstock_schemas.codec import ColumnarDecoder
 
     for module in ("penstock_inference.router", "penstock_inference.settings"):
         import_module(module)
-    batch_reader(
-        '{"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]}',
-        pa.schema([("n", pa.int64())]),
-    )
+    schema = '{"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]}'
+    ColumnarDecoder(schema, lambda _: schema)
     names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
     # A forked process has none of them but the one that forks; jemalloc starts its own anew.
     assert len(names) - names.count("jemalloc_bg_thd") == 1, f"threads {names}"

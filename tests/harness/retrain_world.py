@@ -18,8 +18,8 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from harness.waiting import eventually
 from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_schemas.avro_rows import PREFIX_BYTES
 from penstock_schemas.codec import decode_one, encode_one
-from penstock_schemas.framing import PREFIX_BYTES
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.schema_files import schema_text
 

@@ -52,9 +52,9 @@ def letter_view(found: Found, registry: RegistryClient, *, payload: bool) -> dic
 
 def decoded(value: bytes | None, registry: RegistryClient) -> tuple[Any, str]:
     """Return a value for people and what it was read as: avro, json, bytes or tombstone."""
+    from penstock_schemas.avro_rows import require_schema_id
     from penstock_schemas.codec import decode_one
     from penstock_schemas.errors import RecordError, RetryableError
-    from penstock_schemas.framing import require_schema_id
 
     if value is None:
         return None, "tombstone"

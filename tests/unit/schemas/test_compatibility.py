@@ -10,7 +10,7 @@ import fastavro
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock_schemas.avro_parser import parse_type
+from penstock_schemas.avro_schema import parse_type
 from penstock_schemas.compatibility import find_conflicts
 
 VALUES: dict[str, Any] = {

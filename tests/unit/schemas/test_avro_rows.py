@@ -8,8 +8,8 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock_schemas.avro_parser import parse_type
-from penstock_schemas.avro_wire import check_datum
+from penstock_schemas.avro_rows import check_datum
+from penstock_schemas.avro_schema import parse_type
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import DecodeError
 

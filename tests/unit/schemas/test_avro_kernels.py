@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock_schemas.avro_batch import batch_schema
-from penstock_schemas.avro_layout import is_compiled
-from penstock_schemas.avro_parser import parse_record
-from penstock_schemas.avro_program import CompiledDecoder, batch_reader
-from penstock_schemas.avro_wire import check_datum
+from penstock_schemas.avro_decode import CompiledDecoder
+from penstock_schemas.avro_kernels import is_compiled
+from penstock_schemas.avro_rows import PREFIX_BYTES, check_datum, prefix
+from penstock_schemas.avro_schema import parse_record
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import DecodeError
-from penstock_schemas.framing import PREFIX_BYTES, prefix
 from penstock_schemas.schema_files import schema_text
 
 HEAD = prefix(7)
@@ -53,7 +51,7 @@ EVERYTHING = json.dumps(
     }
 )
 RECORD = parse_record(EVERYTHING)
-DECODER = CompiledDecoder(RECORD, batch_schema(EVERYTHING))
+DECODER = CompiledDecoder(RECORD)
 FLOAT = st.floats(width=32, allow_nan=False)
 ROWS = st.fixed_dictionaries(
     {
@@ -84,7 +82,7 @@ def is_valid(value: bytes) -> bool:
 @given(st.lists(ROWS, max_size=12))
 def test_rows_come_back_as_they_were_written(rows: list[dict[str, Any]]) -> None:
     read = DECODER.decode([encode_one(EVERYTHING, 7, row) for row in rows])
-    assert read.doubtful == []
+    assert read.refused == []
     read.columns.validate(full=True)
     assert read.columns.to_pylist() == rows
 
@@ -108,14 +106,14 @@ def test_verdict_and_neighbours_are_those_of_the_strict_reader(
     read = DECODER.decode(spoilt)
     good = [i for i, v in enumerate(spoilt) if len(v) >= PREFIX_BYTES and is_valid(v)]
     assert read.positions.tolist() == good
-    assert sorted([*read.positions.tolist(), *read.doubtful]) == list(range(len(spoilt)))
+    assert sorted([*read.positions.tolist(), *read.refused]) == list(range(len(spoilt)))
     read.columns.validate(full=True)
     alone = [DECODER.decode([spoilt[i]]).columns.to_pylist()[0] for i in good]
     assert repr(read.columns.to_pylist()) == repr(alone)  # by repr: a NaN equals itself
 
 
 TEXT = json.dumps({"type": "record", "name": "T", "fields": [{"name": "text", "type": "string"}]})
-TEXT_DECODER = CompiledDecoder(parse_record(TEXT), batch_schema(TEXT))
+TEXT_DECODER = CompiledDecoder(parse_record(TEXT))
 
 
 @settings(deadline=None, max_examples=500)
@@ -132,7 +130,7 @@ def test_text_is_accepted_exactly_where_python_decodes_it(raw: bytes) -> None:
 
 
 LONG = json.dumps({"type": "record", "name": "L", "fields": [{"name": "n", "type": "long"}]})
-LONG_DECODER = CompiledDecoder(parse_record(LONG), batch_schema(LONG))
+LONG_DECODER = CompiledDecoder(parse_record(LONG))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +160,7 @@ FLOATS = json.dumps(
         "fields": [{"name": "v", "type": {"type": "array", "items": "float"}}],
     }
 )
-FLOATS_DECODER = CompiledDecoder(parse_record(FLOATS), batch_schema(FLOATS))
+FLOATS_DECODER = CompiledDecoder(parse_record(FLOATS))
 HALF = struct.pack("<f", 0.5)
 
 
@@ -185,8 +183,7 @@ def test_blocks_are_judged_as_by_the_specification(datum: bytes, expected: list[
 
 @pytest.mark.parametrize("name", ["feature_vector", "prediction", "observation", "interaction"])
 def test_hot_schemas_are_compiled(name: str) -> None:
-    text = schema_text(f"{name}.avsc")
-    assert isinstance(batch_reader(text, batch_schema(text)), CompiledDecoder)
+    assert is_compiled(parse_record(schema_text(f"{name}.avsc")))
 
 
 @pytest.mark.parametrize(
@@ -200,8 +197,8 @@ def test_other_types_are_left_to_other_readers(kind: Any) -> None:
 def test_batch_larger_than_the_columns_may_reserve_is_left_to_the_row_reader(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("penstock_schemas.avro_program._LARGEST_BYTES", 10)
+    monkeypatch.setattr("penstock_schemas.avro_decode._LARGEST_BYTES", 10)
     read = LONG_DECODER.decode([HEAD + b"\x00"] * 3)
-    assert read.doubtful == [0, 1, 2]
+    assert read.refused == [0, 1, 2]
     assert len(read.positions) == read.columns.num_rows == 0
     assert isinstance(read.positions, np.ndarray)

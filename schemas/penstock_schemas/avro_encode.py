@@ -1,4 +1,7 @@
-"""Columns to framed values by the compiled kernel, for the schemas that `avro_layout` lays out."""
+"""Columns to values: Confluent-framed Avro, by the kernel where it has a program for the schema.
+
+Other schemas are written record by record with fastavro (`avro_rows`).
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,124 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from penstock_schemas import avro_write_kernel as kernel
-from penstock_schemas.avro_kernel import STEP
-from penstock_schemas.avro_layout import FIXED, NUMBERS, Column, Layout
-from penstock_schemas.avro_types import AvroType
+from penstock_schemas.avro_columns import arrow_schema
+from penstock_schemas.avro_kernels import (
+    FIXED,
+    LONGEST_NUMBER,
+    NUMBERS,
+    STEP,
+    Column,
+    Layout,
+    is_compiled,
+    write_rows,
+)
+from penstock_schemas.avro_rows import datum, number_schema, parsed, prefix
+from penstock_schemas.avro_schema import PRIMITIVES, AvroType, InvalidSchema, parse_record
+from penstock_schemas.errors import ConfigError, SchemaError
 
-_LONGEST_STEP: Final = kernel.LONGEST_NUMBER + 1
+_LONGEST_STEP: Final = LONGEST_NUMBER + 1
 """Most bytes of a step beside the data: the length of an array and its end."""
+
+
+class ColumnarEncoder:
+    """Encoder of columns into Confluent-framed Avro values.
+
+    Parameters
+    ----------
+    schema
+        Avro schema text of the records.
+    schema_id
+        Its id in the registry.
+
+    Raises
+    ------
+    ConfigError
+        If the schema is invalid or has a field that no column can hold.
+    """
+
+    def __init__(self, schema: str, schema_id: int) -> None:
+        self._prefix = prefix(schema_id)
+        try:
+            self._record = parse_record(schema)
+            self._parsed = parsed(schema)
+            self._compiled = (
+                CompiledEncoder(self._record, self._prefix) if is_compiled(self._record) else None
+            )
+            # fastavro takes times as numbers.
+            record = number_schema(schema) if self._compiled is None else self._record
+            self._schema = arrow_schema(record)
+        except InvalidSchema as exc:
+            raise ConfigError(f"record schema: {exc}") from exc
+
+    def encode(self, columns: pa.RecordBatch) -> list[bytes]:
+        """Return one framed value per row.
+
+        Raises
+        ------
+        ValueError
+            If a column is missing, has another type, or holds a null or an enum symbol that its
+            field does not allow; nothing is encoded then.
+        """
+        columns = self._conform(columns)
+        null = _find_null(columns, self._record)
+        if null is not None:
+            raise ValueError(f"column {null!r} holds a null and its field is required")
+        if self._compiled is not None:
+            return self._compiled.encode(columns)
+        rows = columns.to_pylist(maps_as_pydicts="strict")
+        try:
+            return [self._prefix + datum(self._parsed, row) for row in rows]
+        except SchemaError as exc:
+            raise ValueError(str(exc)) from exc
+
+    def _conform(self, columns: pa.RecordBatch) -> pa.RecordBatch:
+        wanted = self._schema
+        missing = [n for n in wanted.names if n not in columns.schema.names]
+        if missing:
+            raise ValueError(f"column {missing[0]!r} is missing")
+        if columns.schema.names != wanted.names:
+            columns = columns.select(wanted.names)
+        if columns.schema.types != wanted.types:
+            arrays = [columns.column(f.name).cast(f.type) for f in wanted]
+            columns = pa.RecordBatch.from_arrays(arrays, names=wanted.names)
+        return columns
+
+
+def _find_null(columns: pa.RecordBatch, record: AvroType) -> str | None:
+    """Return the path of a required field that holds a null; None if there is none.
+
+    The kernel would write such a null as an empty value, silently.
+    """
+    for member in record.fields:
+        found = _null_in(columns.column(member.name), member.type, member.name)
+        if found is not None:
+            return found
+    return None
+
+
+def _null_in(array: pa.Array, node: AvroType, path: str) -> str | None:
+    inner = node.optional or node
+    if array.null_count:
+        if node.optional is None and node.kind != "null":
+            return path
+        if inner.kind not in ("record", "array", "map"):
+            return None
+        array = array.drop_null()
+    if inner.kind == "record":
+        for position, member in enumerate(inner.fields):
+            found = _null_in(array.flatten()[position], member.type, f"{path}.{member.name}")
+            if found is not None:
+                return found
+    elif inner.kind == "array":
+        # Flattening copies, so it is left out where it cannot matter.
+        is_plain = inner.item().kind in (*PRIMITIVES, "enum") and not array.values.null_count
+        return None if is_plain else _null_in(array.flatten(), inner.item(), f"{path}[]")
+    elif inner.kind == "map":
+        if not len(array):
+            return None
+        first, last = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        return _null_in(array.items.slice(first, last - first), inner.item(), f"{path}{{}}")
+    return None
 
 
 class CompiledEncoder:
@@ -62,7 +176,7 @@ class CompiledEncoder:
         longest = len(self._head) + len(self._layout.program) // STEP * _LONGEST_STEP
         out = np.empty(data.size + rows * longest, np.uint8)
         ends = np.empty(rows + 1, np.int64)
-        kernel.write_rows(
+        write_rows(
             self._head,
             self._layout.program,
             tables.numbers.ravel(),

@@ -1,11 +1,17 @@
+"""TODO."""
+
 from __future__ import annotations
 
 import json
 from typing import Any
 
 import pytest
-from penstock_schemas.avro_parser import parse_record, parse_type, without_logical_types
-from penstock_schemas.avro_types import InvalidSchema
+from penstock_schemas.avro_schema import (
+    InvalidSchema,
+    parse_record,
+    parse_type,
+    without_logical_types,
+)
 
 
 def record(*fields: Any, **more: Any) -> dict[str, Any]:
