@@ -7,10 +7,10 @@ from pathlib import Path
 
 from penstock_pipelines.loader import load_pipeline
 from penstock_service.health import serve_health
+from penstock_service.loop_thread import LoopThread
 from penstock_streaming.metrics import LoopMetrics
 from prometheus_client import CollectorRegistry, generate_latest
 
-from penstock_drift.loop_thread import LoopThread
 from penstock_drift.loops import PipelineLoops
 from penstock_drift.metrics import DriftFamilies
 from penstock_drift.report.keeper import Reported, ReportKeeper

@@ -18,7 +18,7 @@ from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import RetryableError
 from penstock_schemas.schema_files import projection, schema_text
 from penstock_service.logs import configure_logging
-from penstock_streaming.garbage import collect_seldom
+from penstock_service.loop_thread import collect_seldom
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
 from prometheus_client import CollectorRegistry

@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from penstock_features.aggregate_layout import AggregateLayout
 from penstock_features.aggregates import warm_up
@@ -18,14 +16,13 @@ from penstock_pipelines.model import PipelineConfig
 from penstock_pipelines.watch import PipelineWatch
 from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
-from penstock_schemas.errors import FatalError, FeatureStoreUnavailable, RetryableError
+from penstock_schemas.errors import FeatureStoreUnavailable
 from penstock_schemas.schema_files import schema_text
 from penstock_service.health import serve_health
-from penstock_streaming.garbage import collect_seldom
+from penstock_service.loop_thread import LoopThread
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
 from penstock_streaming.settings import LoopSettings
-from penstock_streaming.timing import Deadline
 from prometheus_client import CollectorRegistry, generate_latest
 
 from penstock_ingest.changelog import StateChangelog
@@ -36,7 +33,6 @@ from penstock_ingest.settings import IngestSettings
 from penstock_ingest.writeback import WriteBackThread
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 def loop_settings(settings: IngestSettings, config: PipelineConfig) -> LoopSettings:
@@ -49,13 +45,13 @@ def loop_settings(settings: IngestSettings, config: PipelineConfig) -> LoopSetti
     )
 
 
-class Worker:
-    """The loop of one pipeline with everything it needs.
+class PipelineLoop:
+    """Builds the loop of one pipeline with everything it needs.
 
     Parameters
     ----------
-    stop
-        Set when the process should end; set by the worker when its loop fails.
+    families
+        The process's metric families.
     """
 
     def __init__(
@@ -63,61 +59,38 @@ class Worker:
         loaded: LoadedPipeline,
         settings: IngestSettings,
         families: tuple[LoopMetrics, IngestFamilies],
-        stop: threading.Event,
     ) -> None:
         config = loaded.config
         self._loaded = loaded
         self._settings = settings
-        self._stop = stop
         self._loop_metrics, ingest_families = families
         self._metrics = IngestMetrics(ingest_families, config.pipeline)
         self._layout = AggregateLayout(config)
         self._feast_dir = settings.feast_dir / config.pipeline
         self._write_back = self._make_write_back(config)
-        self._processor: Processor | None = None
-        self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._run, name=f"loop-{config.pipeline}")
 
-    @property
-    def is_ready(self) -> bool:
-        """Tell whether the loop can work."""
-        return self._processor is not None and self._processor.ready
+    def thread(self, stop: threading.Event) -> LoopThread:
+        """Return the thread that runs it."""
+        return LoopThread(
+            f"loop-{self._loaded.config.pipeline}",
+            self.build,
+            stop,
+            start_timeout_s=self._settings.start_timeout_s,
+            stuck_after_s=self._settings.stuck_after_s,
+            on_end=self._write_back.close if self._write_back is not None else None,
+        )
 
-    @property
-    def is_live(self) -> bool:
-        """Tell whether the loop has turned lately, or is still starting."""
-        if self.error is not None:
-            return False
-        if self._processor is None:
-            return True
-        return self._processor.heartbeat_age_s < self._settings.stuck_after_s
+    def build(self) -> Processor:
+        """Return the loop.
 
-    def stop(self) -> None:
-        """Let the loop drain; returns at once."""
-        if self._processor is not None:
-            self._processor.stop()
-
-    def _run(self) -> None:
-        try:
-            processor = self._make_processor()
-            self._processor = processor
-            if self._write_back is not None:
-                self._write_back.start()
-            if not self._stop.is_set():
-                collect_seldom()
-                processor.run()
-        except BaseException as exc:
-            self.error = exc
-            if not isinstance(exc, Stopped):
-                logger.exception("loop of %s failed", self._loaded.config.pipeline)
-        finally:
-            if self._write_back is not None:
-                self._write_back.close()
-            self._stop.set()
-
-    def _make_processor(self) -> Processor:
+        Raises
+        ------
+        RegistryUnavailable
+            If the output schema cannot be registered now; call again.
+        """
         config, settings = self._loaded.config, self._settings
         loop = loop_settings(settings, config)
+        pipeline = self._make_pipeline(config, loop.max_output_bytes)
         reloads = self._loop_metrics.reloads
         watch = PipelineWatch(
             self._loaded, lambda result: reloads.labels(config.pipeline, result).inc()
@@ -129,8 +102,7 @@ class Worker:
             changelog = StateChangelog(
                 settings.kafka, topics.ingest_state, self._layout, self._metrics
             )
-        pipeline = self._make_pipeline(config, loop.max_output_bytes)
-        return Processor(
+        processor = Processor(
             kafka=settings.kafka,
             group_id=f"penstock-ingest-{config.pipeline}",
             input_topic=topics.events,
@@ -141,12 +113,15 @@ class Worker:
             metrics=self._loop_metrics,
             retune=lambda: loop_settings(settings, watch.config()),
         )
+        if self._write_back is not None:
+            self._write_back.start()
+        return processor
 
     def _make_pipeline(self, config: PipelineConfig, max_output_bytes: int) -> IngestPipeline:
         registry = RegistryClient(self._settings.registry)
         schema = schema_text("feature_vector.avsc")
         subject = f"{config.topic_names.features}-value"
-        schema_id = self._wait_for(lambda: registry.register(subject, schema))
+        schema_id = registry.register(subject, schema)
         online = self._make_online(config)
         return IngestPipeline(
             config,
@@ -181,23 +156,6 @@ class Worker:
         section = config.feast.write_back
         return WriteBackThread(config.feast, section, self._layout, store, self._metrics)
 
-    def _wait_for(self, call: Callable[[], T]) -> T:
-        """Repeat a call while what it needs is still starting."""
-        deadline = Deadline(self._settings.start_timeout_s)
-        while True:
-            try:
-                return call()
-            except RetryableError as exc:
-                if deadline.expired:
-                    raise FatalError(f"gave up waiting at the start: {exc}") from exc
-                logger.info("waiting at the start: %s", exc)
-                if self._stop.wait(min(exc.retry_after_s, deadline.remaining_s)):
-                    raise Stopped from exc
-
-
-class Stopped(Exception):
-    """The process was told to stop before its loop had started."""
-
 
 def run(settings: IngestSettings, stop: threading.Event) -> int:
     """Run the service until ``stop`` is set or a loop fails.
@@ -215,20 +173,19 @@ def run(settings: IngestSettings, stop: threading.Event) -> int:
     registry = CollectorRegistry()
     families = LoopMetrics(registry), IngestFamilies(registry)
     pipelines = [load_pipeline(Path(folder)) for folder in settings.pipelines]
-    workers = [Worker(loaded, settings, families, stop) for loaded in pipelines]
-    for worker in workers:
-        worker.thread.start()
+    threads = [PipelineLoop(loaded, settings, families).thread(stop) for loaded in pipelines]
+    for loop in threads:
+        loop.thread.start()
     with serve_health(
         settings.metrics_host,
         settings.metrics_port,
-        live=lambda: all(worker.is_live for worker in workers),
-        ready=lambda: all(worker.is_ready for worker in workers),
+        live=lambda: all(loop.is_live for loop in threads),
+        ready=lambda: all(loop.is_ready for loop in threads),
         metrics=lambda: generate_latest(registry),
     ):
         stop.wait()
-        for worker in workers:
-            worker.stop()
-        for worker in workers:
-            worker.thread.join(settings.loop.drain_timeout_s + 4.0)
-    is_clean = all(w.error is None or isinstance(w.error, Stopped) for w in workers)
-    return 0 if is_clean and not any(w.thread.is_alive() for w in workers) else 1
+        for loop in threads:
+            loop.stop()
+        for loop in threads:
+            loop.thread.join(settings.loop.drain_timeout_s + 4.0)
+    return 1 if any(loop.has_failed for loop in threads) else 0
