@@ -16,10 +16,7 @@ import hypothesis  # noqa: F401
 import numpy as np
 import pytest
 import yaml
-from harness.infrastructure import infrastructure
-from harness.machine import a_stack_starts, free_offset
-from harness.stack import Stack, is_setting
-from harness.tiny_pipeline import write_folder
+from harness.stack import Stack, a_stack_starts, free_offset, infrastructure, is_setting
 
 FRAUD = Path(__file__).parents[1] / "pipelines" / "fraud"
 
@@ -51,6 +48,8 @@ def rng(seed: int) -> np.random.Generator:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a second pipeline, which the stack runs beside fraud."""
+    from harness.models import write_folder  # with ONNX, which most tests do without
+
     return write_folder(tmp_path_factory.mktemp("pipelines"))
 
 

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 import requests
 from confluent_kafka import Consumer, KafkaError, TopicPartition
-from harness.machine import free_offset
-from harness.stack import PENSTOCK, Stack, penstock
+from harness.stack import PENSTOCK, Stack, free_offset, penstock
 from prometheus_client.parser import text_string_to_metric_families
 from sklearn.metrics import roc_auc_score
 

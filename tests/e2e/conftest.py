@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness.background import Background, background_calls
-from harness.ledger_run import LedgerRun
-from harness.producer_app import ProducerApp
+from harness.clients import ProducerApp
+from harness.judges import LedgerRun
 from harness.stack import Stack
-from harness.waiting import eventually
+from harness.waiting import Background, background_calls, eventually
 
 ROOT = Path(__file__).parents[2]
 RECOVERY_S = 90.0

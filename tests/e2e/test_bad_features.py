@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from harness.ledger_run import LedgerRun
-from harness.producer_app import ProducerApp, Published, avro_encoder, card_rows, register_schema
+from harness.clients import ProducerApp, Published, avro_encoder, card_rows, register_schema
+from harness.judges import LedgerRun
 from harness.stack import Stack
 from harness.waiting import eventually
 from penstock_ledger.decoding import header_text

@@ -7,14 +7,11 @@ from functools import partial
 from typing import Literal
 
 import pytest
-from harness.background import Background
+from harness.clients import ProducerApp, Published, card_rows
 from harness.faults import kill, kill_inside
-from harness.figures import Figures, counters, scrape
-from harness.ledger_run import LedgerRun
-from harness.live_reader import LiveReader
-from harness.producer_app import ProducerApp, Published, card_rows
+from harness.judges import Figures, LedgerRun, LiveReader, counters, scrape
 from harness.stack import Stack
-from harness.waiting import eventually
+from harness.waiting import Background, eventually
 from penstock_ledger import Report
 from penstock_ledger.records import Service
 

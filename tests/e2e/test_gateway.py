@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from harness.http_server import Caller, well_said
+from harness.clients import Caller, well_said
 from harness.stack import Stack
 from harness.waiting import eventually
 

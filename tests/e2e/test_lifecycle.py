@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from harness.ledger_run import LedgerRun
-from harness.producer_app import ProducerApp, Published, card_rows
+from harness.clients import ProducerApp, Published, card_rows
+from harness.judges import LedgerRun
 from harness.stack import Stack, penstock
 from harness.waiting import eventually
 

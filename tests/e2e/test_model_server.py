@@ -6,13 +6,11 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from harness.background import Background
+from harness.clients import ProducerApp, Published, card_rows
 from harness.faults import frozen
-from harness.figures import triton_rows
-from harness.ledger_run import LedgerRun
-from harness.producer_app import ProducerApp, Published, card_rows
+from harness.judges import LedgerRun, triton_rows
 from harness.stack import Stack
-from harness.waiting import eventually, holds_for
+from harness.waiting import Background, eventually, holds_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import pytest
-from harness.ledger_run import LedgerRun
-from harness.producer_app import ProducerApp, Published, card_rows
+from harness.clients import ProducerApp, Published, card_rows
+from harness.judges import LedgerRun
 from harness.stack import Stack
 from harness.waiting import eventually
 from penstock_features.feast_repo import open_store

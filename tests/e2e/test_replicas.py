@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from harness.background import Background
+from harness.clients import ProducerApp, Published, card_rows
 from harness.faults import kill
-from harness.ledger_run import LedgerRun
-from harness.producer_app import ProducerApp, Published, card_rows
+from harness.judges import LedgerRun
 from harness.stack import Stack
-from harness.waiting import eventually
+from harness.waiting import Background, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

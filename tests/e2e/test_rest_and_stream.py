@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import requests
-from harness.ledger_run import LedgerRun
-from harness.producer_app import ProducerApp, Published, card_rows
+from harness.clients import ProducerApp, Published, card_rows
+from harness.judges import LedgerRun
 from harness.stack import Stack
 from harness.waiting import eventually
 

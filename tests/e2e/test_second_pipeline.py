@@ -6,10 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
-from harness.ledger_run import LedgerRun
-from harness.producer_app import ProducerApp, Published
+from harness.clients import ProducerApp, Published
+from harness.judges import LedgerRun
+from harness.models import NAME, readings
 from harness.stack import Stack
-from harness.tiny_pipeline import NAME, readings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

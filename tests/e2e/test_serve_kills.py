@@ -12,13 +12,11 @@ from typing import Final
 import psutil
 import pytest
 import requests
-from harness.background import Background
+from harness.clients import ProducerApp, Published, card_rows
 from harness.faults import kill
-from harness.ledger_run import LedgerRun
-from harness.live_reader import LiveReader
-from harness.producer_app import ProducerApp, Published, card_rows
+from harness.judges import LedgerRun, LiveReader
 from harness.stack import Stack
-from harness.waiting import eventually
+from harness.waiting import Background, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.ledger_run import LedgerRun
-from harness.producer_app import ProducerApp, Published, card_rows
+from harness.clients import ProducerApp, Published, card_rows
+from harness.judges import LedgerRun
 from harness.stack import UP_TIMEOUT_S, CommandFailed, Stack, penstock
 from harness.waiting import eventually
 

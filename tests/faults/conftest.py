@@ -10,14 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.background import Background, background_calls
-from harness.bare_router import ServicePlaces
-from harness.broker import Cluster
-from harness.fault_window import VERDICTS
-from harness.fault_world import FaultWorld
-from harness.infrastructure import infrastructure
-from harness.machine import free_offset
-from harness.stack import Stack
+from harness.fault_pipeline import VERDICTS, FaultWorld
+from harness.services import ServicePlaces
+from harness.stack import Cluster, Stack, free_offset, infrastructure
+from harness.waiting import Background, background_calls
 
 MakeWorld = Callable[..., FaultWorld]
 MakeCluster = Callable[..., Cluster]

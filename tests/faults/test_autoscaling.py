@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from harness.bare_router import ServicePlaces
-from harness.fault_window import FaultWindow
-from harness.fault_world import FaultWorld
-from harness.serve_service import ServeService
+from harness.fault_pipeline import FaultWindow, FaultWorld
+from harness.services import ServeService, ServicePlaces
 from harness.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(420)]

@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from harness.background import Background
-from harness.bare_router import counted
-from harness.broker import Broker, Cluster
-from harness.fault_window import FULL, SESSION_S, FaultWindow
-from harness.fault_world import FaultWorld
-from harness.faults import frozen
-from harness.frame_proxy import FrameProxy, LostReplies
-from harness.waiting import eventually
+from harness.fault_pipeline import FULL, SESSION_S, FaultWindow, FaultWorld
+from harness.faults import FrameProxy, LostReplies, frozen
+from harness.services import counted
+from harness.stack import Broker, Cluster
+from harness.waiting import Background, eventually
 
 MakeWorld = Callable[..., FaultWorld]
 MakeCluster = Callable[..., Cluster]

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from harness.frame_proxy import END_TXN, HEAD, HOST, SIZE, FrameProxy, LostReplies
+from harness.faults import END_TXN, HEAD, HOST, SIZE, FrameProxy, LostReplies
 
 FETCH = 1
 

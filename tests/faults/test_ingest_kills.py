@@ -8,9 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from harness.fault_window import FULL, FaultWindow
-from harness.fault_world import FaultWorld
-from harness.lanes import in_lanes
+from harness.fault_pipeline import FULL, FaultWindow, FaultWorld, in_lanes
 from penstock_streaming.fail_points import FAIL_POINTS
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]

@@ -12,12 +12,10 @@ import numpy as np
 import psutil
 import pytest
 from confluent_kafka import Producer
-from harness.background import Background
-from harness.broker import Cluster
-from harness.fault_window import FULL, VERDICTS
-from harness.fault_world import FaultWorld
-from harness.producer_app import avro_encoder, register_schema
-from harness.waiting import eventually
+from harness.clients import avro_encoder, register_schema
+from harness.fault_pipeline import FULL, VERDICTS, FaultWorld
+from harness.stack import Cluster
+from harness.waiting import Background, eventually
 from penstock_schemas.schema_files import schema_text
 from scipy.stats import theilslopes
 

@@ -9,9 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from harness.fault_world import FaultWorld
-from harness.tiny_model import MAX_ROWS, WIDTH, tiny_onnx, unserve
-from harness.vector_stream import VectorStream
+from harness.fault_pipeline import FaultWorld, VectorStream
+from harness.models import MAX_ROWS, MODEL_WIDTH, tiny_onnx, unserve
 from harness.waiting import eventually
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_routing.topic import RoutingTopic
@@ -34,7 +33,7 @@ def published(world: FaultWorld, number: str) -> ModelVersion:
     """Publish a version, not loaded, and return it as a routing state names it."""
     name, content = served_name(world.name, number), tiny_onnx(-4.0)
     template = find_template(Path(__file__))
-    publish(world.places.models_dir, Deployment(name, WIDTH, MAX_ROWS, content), template)
+    publish(world.places.models_dir, Deployment(name, MODEL_WIDTH, MAX_ROWS, content), template)
     digest = digest_of(content)
     return ModelVersion(world.name, number, name, "champion", 100, digest, "none", "serving")
 

@@ -9,13 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from harness.background import Background
-from harness.bare_router import BareRouter
-from harness.fault_window import FULL, FaultWindow, await_ready
-from harness.fault_world import FaultWorld
+from harness.fault_pipeline import FULL, FaultWindow, FaultWorld, await_ready, in_lanes
 from harness.faults import frozen
-from harness.lanes import in_lanes
-from harness.waiting import eventually
+from harness.services import BareRouter
+from harness.waiting import Background, eventually
 from penstock_streaming.fail_points import FAIL_POINTS
 
 MakeWorld = Callable[..., FaultWorld]

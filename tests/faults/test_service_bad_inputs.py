@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka import Producer
-from harness.bare_router import counted
-from harness.fault_window import FaultWindow
-from harness.fault_world import FaultWorld, now_ms
-from harness.odd_records import in_time, odd_events, odd_vectors
-from harness.producer_app import Published, avro_encoder
-from harness.raw_producer import RawMessage, Refused, send
-from harness.spoilt import Row
+from harness.clients import Published, avro_encoder
+from harness.fault_pipeline import FaultWindow, FaultWorld, now_ms
+from harness.records import RawMessage, Refused, Row, in_time, odd_events, odd_vectors, send
+from harness.services import counted
 from harness.waiting import eventually
 from penstock_ledger.decoding import header_text
 from penstock_ledger.records import RawRecord

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from harness.background import Background
-from harness.bad_models import KINDS, Rollout
-from harness.fault_window import FaultWindow
-from harness.fault_world import FaultWorld
-from harness.waiting import eventually
+from harness.fault_pipeline import KINDS, FaultWindow, FaultWorld, Rollout
+from harness.waiting import Background, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(400)]
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from harness.background import Background
-from harness.bad_models import KINDS, Rollout
-from harness.bare_router import BareRouter, counted
-from harness.fault_window import FaultWindow
-from harness.fault_world import FaultWorld
+from harness.fault_pipeline import KINDS, FaultWindow, FaultWorld, Rollout
 from harness.faults import kill
+from harness.services import BareRouter, counted
 from harness.stack import Stack
-from harness.waiting import eventually
+from harness.waiting import Background, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(400)]
 

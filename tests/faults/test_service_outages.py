@@ -6,12 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
-from harness.background import Background
-from harness.bare_router import BareRouter, counted
-from harness.fault_window import FULL, FaultWindow
-from harness.fault_world import FaultWorld
-from harness.outage_proxy import OutageProxy
-from harness.outages import (
+from harness.clients import avro_encoder, register_schema
+from harness.fault_pipeline import (
+    FULL,
+    FaultWindow,
+    FaultWorld,
     assert_nothing_dies,
     await_standstill,
     circuit,
@@ -21,8 +20,9 @@ from harness.outages import (
     seen_through,
     set_timeout,
 )
-from harness.producer_app import avro_encoder, register_schema
-from harness.waiting import eventually, holds_for
+from harness.faults import OutageProxy
+from harness.services import BareRouter, counted
+from harness.waiting import Background, eventually, holds_for
 
 MakeWorld = Callable[..., FaultWorld]
 pytestmark = [pytest.mark.integration]

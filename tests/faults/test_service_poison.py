@@ -8,11 +8,10 @@ from functools import partial
 
 import pytest
 from confluent_kafka import KafkaError, Message, Producer
-from harness.broker import free_port
-from harness.fault_window import FaultWindow
-from harness.fault_world import FaultWorld, now_ms
-from harness.figures import scrape, total
-from harness.producer_app import Published
+from harness.clients import Published
+from harness.fault_pipeline import FaultWindow, FaultWorld, now_ms
+from harness.judges import scrape, total
+from harness.stack import free_port
 from harness.waiting import eventually, holds_for
 
 MakeWorld = Callable[..., FaultWorld]

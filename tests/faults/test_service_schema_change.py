@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness.fault_window import FaultWindow
-from harness.fault_world import FaultWorld, now_ms
-from harness.producer_app import avro_encoder, register_schema
-from harness.raw_producer import RawMessage, send
+from harness.clients import avro_encoder, register_schema
+from harness.fault_pipeline import FaultWindow, FaultWorld, now_ms
+from harness.records import RawMessage, send
 from penstock_registry.client import RegistryClient, RegistrySettings
 
 MakeWorld = Callable[..., FaultWorld]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from harness.loop_world import TIMEOUT_S, LoopWorld
+from harness.loop import TIMEOUT_S, LoopWorld
 from harness.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]

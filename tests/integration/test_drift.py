@@ -18,14 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 from confluent_kafka import Producer
-from harness.drift_stream import (
+from harness.drift import (
+    WAIT_S,
+    DriftWorld,
     Stream,
     delete_model,
+    drift_world,
     log_model,
     make_stream,
     make_training_reference,
 )
-from harness.drift_world import WAIT_S, DriftWorld, drift_world
 from harness.waiting import eventually
 from penstock_drift.monitor import DriftMonitor
 from penstock_drift.observations import Observations, observations_of

@@ -13,9 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from harness.gateway_world import GatewayWorld, expected_scores, gateway_world
-from harness.http_server import serving
-from harness.tiny_model import WIDTH
+from harness.clients import serving
+from harness.inference import GatewayWorld, expected_scores, gateway_world
+from harness.models import MODEL_WIDTH
 from harness.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -41,12 +41,13 @@ def world(request: pytest.FixtureRequest) -> Iterator[GatewayWorld]:
 def _answers(world: GatewayWorld) -> Iterator[None]:
     yield
     world.proxy.up()
-    eventually(lambda: world.ask([np.zeros((1, WIDTH), "f4")]), 30.0)
+    eventually(lambda: world.ask([np.zeros((1, MODEL_WIDTH), "f4")]), 30.0)
 
 
 def random_rows(rng: np.random.Generator, callers: int) -> list[Any]:
     return [
-        rng.normal(5.0, 3.0, (int(rng.integers(1, 9)), WIDTH)).astype("f4") for _ in range(callers)
+        rng.normal(5.0, 3.0, (int(rng.integers(1, 9)), MODEL_WIDTH)).astype("f4")
+        for _ in range(callers)
     ]
 
 
@@ -97,7 +98,7 @@ def statuses(app: Any, callers: int, seconds: float) -> tuple[Counter[int], floa
         nonlocal longest
         while time.monotonic() < end:
             start = time.monotonic()
-            answer = await client.post(PREDICT, json={"features": [5.0] * WIDTH})
+            answer = await client.post(PREDICT, json={"features": [5.0] * MODEL_WIDTH})
             longest = max(longest, time.monotonic() - start)
             found[answer.status_code] += 1
             if answer.status_code in (429, 503):

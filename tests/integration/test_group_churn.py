@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from harness.background import Background, background_calls
-from harness.broker import Cluster
 from harness.copy_worker import CAN_STOP
-from harness.loop_world import LoopWorld
-from harness.waiting import eventually, holds_for
+from harness.loop import LoopWorld
+from harness.stack import Cluster
+from harness.waiting import Background, background_calls, eventually, holds_for
 from penstock_streaming.timing import Deadline
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(420)]

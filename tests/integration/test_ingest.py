@@ -25,7 +25,7 @@ import pandas as pd
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from harness.producer_app import register_schema
+from harness.clients import register_schema
 from harness.waiting import eventually
 from penstock_features.feast_repo import apply_definitions, load_profiles, open_store
 from penstock_features.history import history

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 from confluent_kafka import Producer
-from harness.loop_world import LoopWorld
+from harness.loop import LoopWorld
 from harness.waiting import eventually
 from penstock_streaming.handler import HandledBatch, MessageBatch, StatelessHandler
 from penstock_streaming.metrics import LoopMetrics

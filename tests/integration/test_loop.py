@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from harness.loop_world import LoopWorld
+from harness.loop import LoopWorld
 from harness.waiting import eventually
 from penstock_schemas import headers
 from penstock_streaming.fail_points import FAIL_POINTS

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 from harness.copy_worker import NumberingCopy
-from harness.loop_world import LoopWorld
+from harness.loop import LoopWorld
 from harness.waiting import eventually
 from penstock_schemas.errors import FencedError, ModelUnavailable
 from penstock_streaming.clients import ConfluentClients

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.loop_world import LoopWorld
+from harness.loop import LoopWorld
 from penstock_schemas import headers
 from penstock_streaming.poison import POISON_DEATHS
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.retrain_places import find_places, loaded, shape
-from harness.retrain_rig import RetrainRig
+from harness.retrain import RetrainRig, find_places, loaded, shape
 from penstock_cli import main as cli
 from penstock_cli.options import ExitCode
 from penstock_replay.audit_log import AuditLog

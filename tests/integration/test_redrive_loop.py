@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
-from harness.loop_world import ANY_TIME, TIMEOUT_S, LoopWorld
-from harness.replay_world import run_penstock
+from harness.loop import ANY_TIME, TIMEOUT_S, LoopWorld
+from harness.replay import run_penstock
 from harness.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]

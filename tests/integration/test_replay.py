@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import TopicPartition
-from harness.replay_world import (
+from harness.replay import (
     ReplayWorld,
     as_replayed,
     attempts_of,

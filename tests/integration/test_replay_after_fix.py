@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
-from harness.replay_world import read_topic, run_penstock
-from harness.tiny_pipeline import EVENT, NAME, readings, write_folder
+from harness.models import EVENT, NAME, readings, write_folder
+from harness.replay import read_topic, run_penstock
 from harness.waiting import eventually
 from penstock_pipelines.loader import load_pipeline
 from penstock_registry.client import RegistryClient, RegistrySettings

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from harness.replay_world import (
+from harness.replay import (
     MS,
     PARTITIONS,
     TIMEOUT_S,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
-from harness.background import background_calls
+from harness.waiting import background_calls
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import ConfigError

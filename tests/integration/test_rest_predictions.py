@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
-from harness.inference_fakes import WIDTH, version
+from harness.inference import WIDTH, version
 from harness.waiting import eventually
 from penstock_inference.pipeline import AnsweredBy, Signature, Vectors, prediction_columns
 from penstock_inference.rest_predictions import RestPredictions

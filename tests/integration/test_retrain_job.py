@@ -9,8 +9,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from harness.retrain_places import find_places, loaded, shape
-from harness.retrain_rig import RetrainRig, pressed, vibrating
+from harness.retrain import RetrainRig, find_places, loaded, pressed, shape, vibrating
 from penstock_monitoring.reference import REFERENCE_FILE, SAMPLE_FILE, Reference
 from penstock_schemas.errors import ConfigError
 from penstock_training.tracking import CHAMPION, DATASET_FILE, REQUEST_TAG, Tracker

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.background import background_calls
-from harness.retrain_places import find_places, loaded, shape
-from harness.retrain_rig import RetrainRig, pressed, vibrating
-from harness.waiting import eventually
+from harness.retrain import RetrainRig, find_places, loaded, pressed, shape, vibrating
+from harness.waiting import background_calls, eventually
 from penstock_training.trainers import FittedModel, Matrix, Trainer, Vector, make_trainer
 from penstock_training_job.workplace import Places
 

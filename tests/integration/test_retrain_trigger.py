@@ -13,8 +13,8 @@ import psutil
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
-from harness.retrain_world import JOB_S, PREFIX, START_S, RayView, RetrainWorld
-from harness.tiny_pipeline import write_folder
+from harness.models import write_folder
+from harness.retrain import JOB_S, PREFIX, START_S, RayView, RetrainWorld
 from harness.waiting import eventually, holds_for
 from penstock_pipelines.loader import load_pipeline
 from penstock_schemas.records import RetrainEvent

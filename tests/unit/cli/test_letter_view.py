@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from harness.plain_record import PlainRecord
+from harness.replay import PlainRecord
 from hypothesis import given
 from hypothesis import strategies as st
 from penstock_cli.letter_view import letter_view, masked, print_letter

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from harness import dockerfile, manifests
+from harness import deployment
 from pydantic_settings import BaseSettings
 
 ROOT = Path(__file__).parents[3]
@@ -22,14 +22,14 @@ def root():
 @pytest.fixture
 def base():
     """Return the base's resources, fresh for each test to spoil."""
-    return manifests.base(ROOT / "k8s" / "base")
+    return deployment.base(ROOT / "k8s" / "base")
 
 
 @pytest.fixture
 def image_environment():
     """Return what each service's image sets."""
     return {
-        name: dockerfile.read(ROOT / "services" / name / "Dockerfile").environment()
+        name: deployment.read_dockerfile(ROOT / "services" / name / "Dockerfile").environment()
         for name in SERVICES
     }
 

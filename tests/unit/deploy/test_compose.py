@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from harness import dockerfile
+from harness import deployment
 from penstock_schemas.errors import ConfigError
 from penstock_stack import kafka_server, registry_server
 from penstock_stack.component import StackConfig
@@ -198,7 +198,7 @@ def test_registry_is_configured_as_the_embedded_one(project, tmp_path, monkeypat
 def test_pipelines_folders_of_job_and_images_agree(project, root):
     command = project["services"]["first-model"]["command"]
     assert "--pipeline-dir=/app/pipelines/fraud" in command
-    file = dockerfile.read(root / "services/inference/Dockerfile")
+    file = deployment.read_dockerfile(root / "services/inference/Dockerfile")
     folders = {target for target in ("ray", "inference")}
     for target in folders:
         copies = [i.text for stage in file.chain(target) for i in stage.of("COPY")]

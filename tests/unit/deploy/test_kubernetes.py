@@ -7,16 +7,16 @@ import subprocess
 
 import pytest
 import yaml
-from harness import edges, manifests
+from harness import deployment as k8s
 from penstock_stack import kafka_server
 
 CHECKS = {
-    "selectors": manifests.selector_problems,
-    "ports": manifests.port_problems,
-    "probes": manifests.probe_problems,
-    "security": manifests.security_problems,
-    "references": manifests.reference_problems,
-    "edges": edges.edge_problems,
+    "selectors": k8s.selector_problems,
+    "ports": k8s.port_problems,
+    "probes": k8s.probe_problems,
+    "security": k8s.security_problems,
+    "references": k8s.reference_problems,
+    "edges": k8s.edge_problems,
 }
 SERVICES = ("ingest", "inference", "drift", "retrain-trigger")
 KUBECTL = shutil.which("kubectl")
@@ -24,11 +24,11 @@ OVERLAYS = ("local", "prod")
 
 
 def only(documents, kind, name):
-    return manifests.called(documents, kind, name)
+    return k8s.called(documents, kind, name)
 
 
 def first(documents, name, index=0):
-    return manifests.pod(only(documents, "Deployment", name))["containers"][index]
+    return k8s.pod(only(documents, "Deployment", name))["containers"][index]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -53,7 +53,7 @@ def test_overlays_render_and_are_consistent(overlay, root):
     text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     documents = list(yaml.safe_load_all(text))
     assert [p for check in CHECKS.values() for p in check(documents)] == []
-    copies = {t["spec"]["replicas"] for t in manifests.of_kind(documents, "KafkaTopic")}
+    copies = {t["spec"]["replicas"] for t in k8s.of_kind(documents, "KafkaTopic")}
     brokers = only(documents, "KafkaNodePool", "node")["spec"]["replicas"]
     config = only(documents, "Kafka", "penstock")["spec"]["kafka"]["config"]
     assert copies == {min(brokers, 3)} == {config["default.replication.factor"]}
@@ -76,7 +76,7 @@ def spoil_root(documents):
 
 
 def spoil_token(documents):
-    manifests.pod(only(documents, "Deployment", "drift"))["automountServiceAccountToken"] = True
+    k8s.pod(only(documents, "Deployment", "drift"))["automountServiceAccountToken"] = True
 
 
 def spoil_tag(documents):
@@ -84,7 +84,7 @@ def spoil_tag(documents):
 
 
 def spoil_claim(documents):
-    volumes = manifests.pod(only(documents, "Deployment", "ingest"))["volumes"]
+    volumes = k8s.pod(only(documents, "Deployment", "ingest"))["volumes"]
     volumes[-1]["persistentVolumeClaim"]["claimName"] = "fest"
 
 
@@ -125,13 +125,13 @@ def test_config_map_is_settings_of_that_service(service, base, image_environment
     prefix = f"PENSTOCK_{service.replace('-', '_').upper()}_"
     assert [n for n in data if not n.startswith(prefix)] == []
     settings = load(service, image_environment[service] | data)
-    assert settings.kafka.bootstrap_servers == f"{edges.BOOTSTRAP}:9092"
+    assert settings.kafka.bootstrap_servers == f"{k8s.BOOTSTRAP}:9092"
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_folders_of_the_settings_are_mounted(service, base, image_environment, load):
     settings = load(service, image_environment[service] | only(base, "ConfigMap", service)["data"])
-    pod = manifests.pod(only(base, "Deployment", service))
+    pod = k8s.pod(only(base, "Deployment", service))
     mounted = {m["mountPath"]: m for c in pod["containers"] for m in c["volumeMounts"]}
     for field in ("run_dir", "feast_dir", "reports_dir"):
         if (folder := getattr(settings, field, None)) is not None:
@@ -140,7 +140,7 @@ def test_folders_of_the_settings_are_mounted(service, base, image_environment, l
 
 def test_ray_and_the_service_share_what_they_meet_in(base):
     deployment = only(base, "Deployment", "inference")
-    assert manifests.pod(deployment)["shareProcessNamespace"] is True
+    assert k8s.pod(deployment)["shareProcessNamespace"] is True
     ray, service = (
         {m["mountPath"]: m["name"] for m in c["volumeMounts"]}
         for c in (first(base, "inference", 0), first(base, "inference", 1))
@@ -151,23 +151,23 @@ def test_ray_and_the_service_share_what_they_meet_in(base):
 
 def test_whoever_mounts_a_shared_claim_runs_where_the_others_run(base):
     users = {}
-    for workload in manifests.of_kind(base, *manifests.WORKLOADS):
-        for volume in manifests.pod(workload)["volumes"]:
+    for workload in k8s.of_kind(base, *k8s.WORKLOADS):
+        for volume in k8s.pod(workload)["volumes"]:
             if claim := volume.get("persistentVolumeClaim"):
                 users.setdefault(claim["claimName"], []).append(workload)
     label = {"penstock/shares-volumes": "true"}
     for workloads in users.values():
         for workload in workloads if len(workloads) > 1 else []:
-            assert label.items() <= manifests.pod_labels(workload).items()
-            terms = manifests.pod(workload)["affinity"]["podAffinity"]
+            assert label.items() <= k8s.pod_labels(workload).items()
+            terms = k8s.pod(workload)["affinity"]["podAffinity"]
             (term,) = terms["requiredDuringSchedulingIgnoredDuringExecution"]
             assert term["labelSelector"]["matchLabels"] == label
 
 
 def test_every_deployment_may_be_drained_and_is_named(base):
-    budgets = {b["metadata"]["name"] for b in manifests.of_kind(base, "PodDisruptionBudget")}
-    accounts = {a["metadata"]["name"] for a in manifests.of_kind(base, "ServiceAccount")}
-    deployments = {d["metadata"]["name"] for d in manifests.of_kind(base, "Deployment")}
+    budgets = {b["metadata"]["name"] for b in k8s.of_kind(base, "PodDisruptionBudget")}
+    accounts = {a["metadata"]["name"] for a in k8s.of_kind(base, "ServiceAccount")}
+    deployments = {d["metadata"]["name"] for d in k8s.of_kind(base, "Deployment")}
     assert budgets == deployments
     assert deployments <= accounts
 
@@ -175,7 +175,7 @@ def test_every_deployment_may_be_drained_and_is_named(base):
 def test_everything_is_denied_that_is_not_allowed(base):
     policy = only(base, "NetworkPolicy", "default-deny")["spec"]
     assert policy == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    needed = {(source, host) for source, host, _ in edges.needed(base)}
+    needed = {(source, host) for source, host, _ in k8s.needed(base)}
     assert ("inference", "triton") in needed  # the edges' check looks at something
     assert ("retrain-trigger", "ray") in needed
 

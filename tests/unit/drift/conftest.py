@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness.drift_stream import make_training_reference
+from harness.drift import make_training_reference
 from penstock_monitoring.reference import Reference
 from penstock_pipelines.loader import load_pipeline
 from penstock_pipelines.model import PipelineConfig

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from harness.drift_messages import MemoryHistory
-from harness.drift_stream import Stream, log_of, make_stream, observation_columns, observed
+from harness.drift import MemoryHistory, Stream, log_of, make_stream, observation_columns, observed
 from penstock_drift.evidence import evidence
 from penstock_drift.monitor import DriftMonitor
 from penstock_monitoring.reference import Reference

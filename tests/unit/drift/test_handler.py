@@ -6,8 +6,16 @@ import random
 from dataclasses import dataclass, field, replace
 
 import pytest
-from harness.drift_messages import MemoryHistory, decoder, observation_batch, output_rows
-from harness.drift_stream import Stream, log_of, make_stream, observation_columns
+from harness.drift import (
+    MemoryHistory,
+    Stream,
+    decoder,
+    log_of,
+    make_stream,
+    observation_batch,
+    observation_columns,
+    output_rows,
+)
 from penstock_drift.display import Display
 from penstock_drift.handler import MonitorHandler, Sources
 from penstock_drift.metrics import DriftFamilies, DriftMetrics

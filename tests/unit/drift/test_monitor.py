@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from harness.drift_stream import Stream, log_of, make_stream, observed
+from harness.drift import Stream, log_of, make_stream, observed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from penstock_drift.monitor import DriftMonitor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness.drift_messages import SCHEMA_ID, decoder, output_rows, records
+from harness.drift import SCHEMA_ID, decoder, output_rows, records
 from penstock_drift.rekey import INTERACTION_SCHEMA, PREDICTION_SCHEMA, RekeyHandler
 from penstock_schemas.codec import ColumnarEncoder
 from penstock_schemas.schema_files import schema_text

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.inference_fakes import NOW_MS, PREDICTION_ID, WIDTH, FakeScorer, version
+from harness.inference import NOW_MS, PREDICTION_ID, WIDTH, FakeScorer, version
 from penstock_inference.handler import Codecs, InferenceHandler
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_calls import Model

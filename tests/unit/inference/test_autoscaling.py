@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.tiny_pipeline import NAME, write_folder
+from harness.models import NAME, write_folder
 from penstock_inference.autoscaling import (
     DrainPolicy,
     Load,

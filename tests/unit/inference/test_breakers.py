@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.inference_fakes import WIDTH, FakeScorer, batch, framed, mean_score, vector, version
+from harness.inference import WIDTH, FakeScorer, batch, framed, mean_score, vector, version
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from penstock_inference.breakers import (

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.inference_fakes import (
+from harness.inference import (
     WIDTH,
     FakeScorer,
     batch,

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness.tiny_pipeline import write_folder
+from harness.models import write_folder
 from penstock_inference import replicas
 from penstock_inference.deployment import Watch, load_pipelines
 from penstock_inference.settings import InferenceSettings

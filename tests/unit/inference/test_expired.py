@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.inference_fakes import (
+from harness.inference import (
     NOW_MS,
     WIDTH,
     FakeScorer,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from harness.inference_fakes import (
+from harness.inference import (
     NOW_MS,
     FakeScorer,
     batch,

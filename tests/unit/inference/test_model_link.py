@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.inference_fakes import WIDTH, mean_score, version
+from harness.inference import WIDTH, mean_score, version
 from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_link import ModelLink

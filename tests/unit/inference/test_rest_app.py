@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from harness.gateway_fakes import FakeLink, Published, gateway, infer_body
-from harness.inference_fakes import WIDTH, mean_score
+from harness.inference import WIDTH, FakeLink, Published, gateway, infer_body, mean_score
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.rest import protocol
 from penstock_inference.routing import Route

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from harness.inference_fakes import WIDTH, mean_score
+from harness.inference import WIDTH, mean_score
 from penstock_inference.rest_batches import Batches
 from penstock_inference.tensors import Matrix
 from penstock_inference.triton import ScoringCall, ServedModel

@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from harness.asgi_calls import call
-from harness.gateway_fakes import FakeLink, Published, gateway, infer_body
-from harness.http_server import Answer, Caller, read_answer, serving
-from harness.inference_fakes import mean_score
+from harness.clients import Answer, Caller, call, read_answer, serving
+from harness.inference import FakeLink, Published, gateway, infer_body, mean_score
 from harness.waiting import eventually
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.routing import Route

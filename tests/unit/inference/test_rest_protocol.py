@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.gateway_fakes import FakeLink, Published, gateway, infer_body
-from harness.http_server import Caller, serving, well_said
-from harness.inference_fakes import WIDTH
-from harness.tiny_pipeline import NAME, write_folder
+from harness.clients import Caller, serving, well_said
+from harness.inference import WIDTH, FakeLink, Published, gateway, infer_body
+from harness.models import NAME, write_folder
 from penstock_inference.event_vectors import EventVectors
 from penstock_inference.rest import protocol
 from penstock_pipelines.loader import load_pipeline

@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from harness.asgi_calls import call
-from harness.gateway_fakes import FakeLink, Published, gateway, infer_body
-from harness.http_server import Answer
-from harness.inference_fakes import WIDTH
-from harness.tiny_pipeline import NAME, write_folder
+from harness.clients import Answer, call
+from harness.inference import WIDTH, FakeLink, Published, gateway, infer_body
+from harness.models import NAME, write_folder
 from jsonschema import Draft202012Validator
 from penstock_inference.event_vectors import EventVectors
 from penstock_inference.rest import protocol

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import tritonclient.http as stock
 import tritonclient.http.aio as stock_aio
-from harness.gateway_fakes import FakeLink, Published, gateway
-from harness.http_server import Caller, serving
-from harness.inference_fakes import WIDTH
+from harness.clients import Caller, serving
+from harness.inference import WIDTH, FakeLink, Published, gateway
 from tritonclient.utils import InferenceServerException
 
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from harness.gateway_fakes import FakeLink, Published, gateway, infer_body
-from harness.http_server import DEFINED, Caller, serving, well_said
+from harness.clients import DEFINED, Caller, serving, well_said
+from harness.inference import FakeLink, Published, gateway, infer_body
 
 INFER = "/v2/models/tiny/infer"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.inference_fakes import WIDTH, version
+from harness.inference import WIDTH, version
 from hypothesis import given
 from hypothesis import strategies as st
 from penstock_inference.routing import RouteTable, route_table, variant_of

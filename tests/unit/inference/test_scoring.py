@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.inference_fakes import WIDTH, FakeScorer, mean_score, version
+from harness.inference import WIDTH, FakeScorer, mean_score, version
 from penstock_inference.breakers import DeadlineHit
 from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics

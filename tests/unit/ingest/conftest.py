@@ -1,4 +1,4 @@
-"""The small pipeline of `harness.ingest_messages`, built."""
+"""The small pipeline of `harness.ingest`, built."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness.ingest_messages import EVENT_SCHEMA, PIPELINE, VECTOR_ID, Online, Registry
+from harness.ingest import EVENT_SCHEMA, PIPELINE, VECTOR_ID, Online, Registry
 from penstock_ingest.metrics import IngestFamilies, IngestMetrics
 from penstock_ingest.pipeline import IngestPipeline
 from penstock_pipelines.model import PipelineConfig

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from harness.ingest_messages import Online, avro, batch, event
+from harness.ingest import Online, avro, batch, event
 from penstock_features.aggregates import AggregateTable
 from penstock_features.state_codec import unpack_into
 from penstock_ingest.handler import IngestHandler

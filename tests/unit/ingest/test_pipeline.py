@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.ingest_messages import Online, Registry, avro, batch, event, vector
+from harness.ingest import Online, Registry, avro, batch, event, vector
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from penstock_features.aggregates import AggregateTable

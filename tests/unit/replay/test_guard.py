@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness.plain_record import PlainRecord
+from harness.replay import PlainRecord
 from hypothesis import given
 from hypothesis import strategies as st
 from penstock_replay.bounds import TimeBound

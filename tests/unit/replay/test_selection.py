@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from harness.plain_record import PlainRecord
+from harness.replay import PlainRecord
 from hypothesis import given
 from hypothesis import strategies as st
 from penstock_replay.headers import copy_headers

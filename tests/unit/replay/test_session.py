@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness.plain_record import PlainRecord
+from harness.replay import PlainRecord
 from penstock_replay import session as session_module
 from penstock_replay.audit_log import Operation
 from penstock_replay.copier import Target

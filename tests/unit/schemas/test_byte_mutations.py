@@ -8,8 +8,7 @@ import resource
 from functools import partial
 
 import pytest
-from harness.avro_judge import AvroJudge, resolve, same_rows
-from harness.mutants import LAYOUTS, NESTED, Layout, mutate
+from harness.avro import LAYOUTS, NESTED, AvroJudge, Layout, mutate, resolve, same_rows
 from penstock_schemas.codec import ColumnarDecoder
 
 MUTATIONS = 1_000_000 if os.environ.get("FULL") == "1" else 54_000

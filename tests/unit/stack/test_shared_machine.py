@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from harness.machine import PORT_OFFSETS, a_stack_starts, claimed, ports_at
+from harness.stack import PORT_OFFSETS, a_stack_starts, claimed, ports_at
 
 
 def test_no_port_belongs_to_two_offsets_or_to_outgoing_connections() -> None:

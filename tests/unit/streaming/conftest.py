@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness.loop_rig import MakeRig, Recorder, Rig, Stateless
+from harness.loop import MakeRig, Recorder, Rig, Stateless
 from penstock_streaming.settings import LoopSettings
 
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 from confluent_kafka import KafkaError
-from harness.loop_rig import (
+from harness.loop import (
     DLQ,
     IN,
     OUT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from confluent_kafka import KafkaError, Uuid
-from harness.loop_rig import IN, OUT, MakeRig, Rig
+from harness.loop import IN, OUT, MakeRig, Rig
 from penstock_schemas.errors import DataGap
 
 

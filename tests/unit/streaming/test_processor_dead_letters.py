@@ -6,7 +6,7 @@ import logging
 
 import pytest
 from confluent_kafka import KafkaError
-from harness.loop_rig import DLQ, IN, OUT, MakeRig, Rig, copied
+from harness.loop import DLQ, IN, OUT, MakeRig, Rig, copied
 from penstock_schemas.errors import DecodeError
 from penstock_streaming.handler import HandledBatch, MessageBatch
 

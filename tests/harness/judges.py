@@ -1,11 +1,21 @@
-"""A window of a pipeline's log, from now on, with what a test published in it."""
+"""Judges of a run: the ledger's verdict on a window of the log, and components' own figures.
+
+`LedgerRun` is a window of a pipeline's log from now on, with what a test published in it.
+`LiveReader` reads it read_committed while faults happen; what it saw must stay visible. The rest
+reads Prometheus metrics and Triton's statistics.
+"""
 
 from __future__ import annotations
 
+import json
+import threading
+import urllib.request
 from collections.abc import Iterable
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
-from harness.producer_app import Published
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+from harness.clients import Published
 from harness.waiting import eventually
 from penstock_ledger import (
     Counter,
@@ -20,8 +30,9 @@ from penstock_ledger import (
 from penstock_ledger.decoding import RecordDecoder
 from penstock_ledger.log_client import LogClient
 from penstock_ledger.reader import SERVICES, read_pipeline, schema_reader
-from penstock_ledger.records import Role, Service
-from penstock_ledger.topic_range import Isolation, TopicRange
+from penstock_ledger.records import ROLES, Role, Service
+from penstock_ledger.topic_range import Isolation, TopicRange, consumer_config, raw_record
+from prometheus_client.parser import text_string_to_metric_families
 
 FOREVER: Final = 1e18
 """The test's own timeout bounds these reads."""
@@ -140,3 +151,125 @@ class LedgerRun:
             return check(store, skip=skip)
         finally:
             store.close()
+
+
+BATCH_ROWS = 5_000
+
+
+class LiveReader:
+    """Follows the output topics of a window in a thread of its own.
+
+    Parameters
+    ----------
+    run
+        The window; reading starts at its marks.
+    """
+
+    def __init__(self, run: LedgerRun) -> None:
+        self._run = run
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._failed: Exception | None = None
+        self.seen: list[tuple[Role, RawRecord]] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(30)
+        if error is None:
+            assert not self._thread.is_alive(), "the live reader does not stop"
+            assert self._failed is None, f"the live reader failed: {self._failed!r}"
+            assert self.seen, "the live reader saw nothing"
+
+    def _follow(self) -> None:
+        topics = self._run.topics
+        role_of = {topics.name(role): role for role in ROLES if role != "events"}
+        settings = consumer_config(self._run.bootstrap, "read_committed")
+        consumer = Consumer(settings | {"enable.partition.eof": False})
+        try:
+            consumer.assign(
+                [
+                    TopicPartition(topic, partition, offset)
+                    for topic in role_of
+                    for partition, offset in self._run.marks[topic].items()
+                ]
+            )
+            while not self._stop.is_set():
+                for message in consumer.consume(BATCH_ROWS, timeout=0.1):
+                    error = message.error()
+                    if error is None:
+                        self.seen.append((role_of[message.topic() or ""], raw_record(message)))
+                    elif error.code() not in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+                        raise AssertionError(error.str())
+        except Exception as exc:  # told by __exit__
+            self._failed = exc
+        finally:
+            consumer.close()
+
+
+GET_TIMEOUT_S: Final = 10.0
+Figures = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def get(url: str) -> bytes:
+    """Return the body of an HTTP GET."""
+    with urllib.request.urlopen(url, timeout=GET_TIMEOUT_S) as answer:  # noqa: S310 - own stack
+        return bytes(answer.read())
+
+
+def scrape(url: str) -> Figures:
+    """Return every sample of a metrics endpoint by name and sorted labels."""
+    return parse(get(url))
+
+
+def parse(exposition: bytes) -> Figures:
+    """Return every sample of an exposition by name and sorted labels."""
+    found: Figures = {}
+    for family in text_string_to_metric_families(exposition.decode()):
+        for sample in family.samples:
+            found[sample.name, tuple(sorted(sample.labels.items()))] = sample.value
+    return found
+
+
+def total(figures: Figures, name: str, **labels: str) -> float:
+    """Return the sum of the samples of a name that have the given labels."""
+    wanted = set(labels.items())
+    return sum(v for (n, found), v in figures.items() if n == name and wanted <= set(found))
+
+
+def counters(service: Service, topic: str, before: Figures, after: Figures) -> list[Counter]:
+    """Return what a service counted of its input topic between two scrapes, for I14."""
+
+    def grown(name: str, **labels: str) -> int:
+        return round(
+            total(after, name, topic=topic, **labels) - total(before, name, topic=topic, **labels)
+        )
+
+    outcomes = {"output": "features" if service == "ingest" else "predicted"}
+    found = [Counter(service, "consumed", grown("penstock_records_total"))]
+    for name, labels in after:
+        named = dict(labels)
+        if named.get("topic") != topic:
+            continue
+        if name == "penstock_records_total" and named["outcome"] != "dead_letter":
+            outcome = outcomes.get(named["outcome"], "skipped")
+            found.append(Counter(service, outcome, grown(name, outcome=named["outcome"])))
+        if name == "penstock_dead_letters_total":
+            kind = named["class"]
+            found.append(Counter(service, f"dead:{kind}", grown(name, **{"class": kind})))
+    return found
+
+
+def triton_rows(triton_http_url: str) -> int:
+    """Return the rows Triton has inferred since its start, by its own statistics."""
+    base = triton_http_url if "://" in triton_http_url else f"http://{triton_http_url}"
+    answer = json.loads(get(f"{base}/v2/models/stats"))
+    return sum(int(model["inference_count"]) for model in answer["model_stats"])

@@ -1,21 +1,34 @@
-"""A producer application: card transactions, good and bad, published with confluent-kafka."""
+"""Clients of the product: a producer of card transactions, and HTTP callers of an application.
+
+`ProducerApp` publishes good and bad events with confluent-kafka, as a foreign application does.
+`serving` puts an application behind a real socket and `Caller` writes what bytes it likes to it;
+`call` asks an application in this process without a socket, thousands of times in a second.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import random
+import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import fastavro
+import uvicorn
 from confluent_kafka import KafkaError, Message, Producer
-from harness.spoilt import FORMS, RARE, Encode, Row
+from fastapi import FastAPI
+from harness.records import FORMS, RARE, Encode, Row
+from harness.waiting import eventually
 from penstock_ledger.decoding import PREFIX
 
 SEND_TIMEOUT_S = 60.0
@@ -192,3 +205,110 @@ def _transactions(seed: int, count: int) -> Iterator[Row]:
     names = list(lists)
     for values in zip(*lists.values(), strict=True):
         yield dict(zip(names, values, strict=True))
+
+
+DEADLINE_S = 10.0
+"""Longest silence of the server: more is a hang, seconds."""
+DEFINED = frozenset({400, 404, 405, 408, 413, 415, 429, 503, 504})
+"""Statuses that a request of whatever kind may end with; 500 is a defect of ours."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Caller:
+    """Calls a server on this machine over connections of its own."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.address = f"127.0.0.1:{port}"
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE_S)
+
+    def raw(self, request: bytes) -> Answer:
+        """Send bytes as they are and return the answer; a hang is a TimeoutError."""
+        with self.connect() as connection:
+            connection.sendall(request)
+            return read_answer(connection)
+
+    def post(self, path: str, body: bytes, *headers: str) -> Answer:
+        """Post a body to a path that is sent as it is written."""
+        lines = [f"POST {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}", *headers]
+        return self.raw("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+
+    def get(self, path: str) -> Answer:
+        return self.raw(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode("latin-1"))
+
+
+def read_answer(connection: socket.socket) -> Answer:
+    """Read one answer from a connection."""
+    with HTTPResponse(connection) as response:
+        response.begin()
+        return Answer(response.status, dict(response.headers.items()), response.read())
+
+
+def well_said(answer: Answer) -> None:
+    """Check that an error has the protocol's form and a status that the document names."""
+    assert answer.status in DEFINED, (answer.status, answer.body[:200])
+    assert answer.headers["content-type"].startswith("application/json")
+    assert answer.json()["error"]
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[Caller]:
+    """Serve an application on a free port for the length of the block."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    eventually(lambda: server.started, DEADLINE_S, every_s=0.01)
+    try:
+        yield Caller(server.servers[0].sockets[0].getsockname()[1])
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+
+
+async def call(
+    app: Any, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+) -> Answer:
+    """Return the application's answer."""
+    raw = [
+        (name.lower().encode(), text.encode("latin-1")) for name, text in (headers or {}).items()
+    ]
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": unquote(path),
+        "raw_path": path.encode("latin-1"),
+        "query_string": b"",
+        "root_path": "",
+        "headers": raw,
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 80),
+    }
+    incoming = [{"type": "http.request", "body": body, "more_body": False}]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return incoming.pop() if incoming else {"type": "http.disconnect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    await asyncio.wait_for(app(scope, receive, send), DEADLINE_S)
+    start = next(m for m in sent if m["type"] == "http.response.start")
+    found = {name.decode(): text.decode("latin-1") for name, text in start["headers"]}
+    return Answer(start["status"], found, b"".join(m.get("body", b"") for m in sent))

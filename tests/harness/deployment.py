@@ -1,15 +1,119 @@
-"""Kubernetes manifests as data, and what must hold between them.
+"""Deployment files as data: Dockerfiles, Kubernetes manifests, and what must hold between them.
 
-Each check returns problems in words, so that a test can plant an error and look for its problem.
+Of Dockerfiles it reads enough of the language for what ours use. `edge_problems` compares who must
+reach whom, by the addresses that services are given, with who may.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction: its name in capitals and its text, continuation lines joined."""
+
+    name: str
+    text: str
+
+    @property
+    def flags(self) -> list[str]:
+        """The ``--flag=value`` words before the rest."""
+        return [w for w in self.text.split() if w.startswith("--")]
+
+    @property
+    def words(self) -> list[str]:
+        """What is left without the flags."""
+        return [w for w in self.text.split() if not w.startswith("--")]
+
+
+@dataclass(slots=True)
+class Stage:
+    """One ``FROM`` and what follows it."""
+
+    base: str
+    name: str
+    instructions: list[Instruction] = field(default_factory=list)
+
+    def of(self, name: str) -> list[Instruction]:
+        """Return the instructions called ``name``."""
+        return [i for i in self.instructions if i.name == name]
+
+
+@dataclass(frozen=True, slots=True)
+class Dockerfile:
+    """The stages of a Dockerfile, and the arguments before the first."""
+
+    stages: tuple[Stage, ...]
+    arguments: dict[str, str]
+
+    @property
+    def all(self) -> list[Instruction]:
+        """Every instruction of every stage."""
+        return [i for stage in self.stages for i in stage.instructions]
+
+    def chain(self, target: str | None = None) -> list[Stage]:
+        """Return the stages that make up an image, first to last; the last stage's by default."""
+        named = {stage.name: stage for stage in self.stages}
+        stage = named[target] if target else self.stages[-1]
+        chain = [stage]
+        while chain[0].base in named:
+            chain.insert(0, named[chain[0].base])
+        return chain
+
+    def environment(self, target: str | None = None) -> dict[str, str]:
+        """Return what an image sets, as its processes see it."""
+        found: dict[str, str] = {}
+        for stage in self.chain(target):
+            for instruction in stage.of("ENV"):
+                found |= dict(w.split("=", 1) for w in shlex.split(instruction.text))
+        return found
+
+    def last(self, name: str, target: str | None = None) -> str:
+        """Return the text of the instruction that counts; empty if there is none."""
+        texts = [i.text for stage in self.chain(target) for i in stage.of(name)]
+        return texts[-1] if texts else ""
+
+    def command(self, target: str | None = None) -> list[str]:
+        """Return what the container starts."""
+        parts = (self.last("ENTRYPOINT", target), self.last("CMD", target))
+        return [word for text in parts if text for word in json.loads(text)]
+
+
+def parse_dockerfile(text: str) -> Dockerfile:
+    """Read the text of a Dockerfile."""
+    lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    stages: list[Stage] = []
+    arguments: dict[str, str] = {}
+    for line in filter(None, map(str.strip, re.sub(r"\\\n\s*", " ", lines).splitlines())):
+        name, _, rest = line.partition(" ")
+        if name.upper() == "FROM":
+            base, _, stage = re.sub(r"--platform=\S+\s+", "", rest).partition(" AS ")
+            stages.append(Stage(_filled(base.strip(), arguments), stage.strip()))
+        elif not stages:
+            key, _, value = rest.partition("=")
+            arguments[key] = value
+        else:
+            stages[-1].instructions.append(Instruction(name.upper(), rest.strip()))
+    return Dockerfile(tuple(stages), arguments)
+
+
+def read_dockerfile(path: Path) -> Dockerfile:
+    """Read a Dockerfile."""
+    return parse_dockerfile(path.read_text("utf-8"))
+
+
+def _filled(text: str, arguments: dict[str, str]) -> str:
+    return re.sub(r"\$\{(\w+)\}", lambda m: arguments.get(m.group(1), ""), text)
+
 
 Manifest = dict[str, Any]
 WORKLOADS = ("Deployment", "Job")
@@ -188,3 +292,74 @@ def reference_problems(documents: list[Manifest]) -> list[str]:
             problems += [f"{owner}: no volume {m}" for m in mounts - volumes]
         problems += [f"{owner}: no {kind} {name}" for kind, name in wanted - names]
     return problems
+
+
+KAFKA = {"strimzi.io/cluster": "penstock", "strimzi.io/name": "penstock-kafka"}
+BOOTSTRAP = "penstock-kafka-bootstrap"
+USED_BY = {("retrain-trigger", "mlflow"): "inference", ("retrain-trigger", "triton"): "inference"}
+"""The trigger hands these addresses to its job, which runs in the pod of the Ray head."""
+
+
+def needed(documents: list[Manifest]) -> set[tuple[str, str, int]]:
+    """Return (workload, service, port) of every address in settings and arguments."""
+    services = {s["metadata"]["name"] for s in of_kind(documents, "Service")} | {BOOTSTRAP}
+    found = set()
+    for name, _, container in containers(documents):
+        texts = list(container.get("args", []))
+        for source in container.get("envFrom", []):
+            config = called(documents, "ConfigMap", source["configMapRef"]["name"])
+            texts += config["data"].values()
+        for host, port in re.findall(r"([a-z][a-z-]*):(\d+)", " ".join(texts)):
+            if host in services:
+                source = name.partition("/")[0]
+                found.add((USED_BY.get((source, host), source), host, int(port)))
+    return found
+
+
+def edge_problems(documents: list[Manifest]) -> list[str]:
+    """Addresses that the network policies do not let through, on one side or the other."""
+    workloads = {w["metadata"]["name"]: w for w in of_kind(documents, *WORKLOADS)}
+    problems = []
+    for source, host, port in sorted(needed(documents)):
+        labels = pod_labels(workloads[source])
+        if host == BOOTSTRAP:
+            # Into the brokers Strimzi's own policy lets those of the listener's peers.
+            if not _lets(documents, "egress", labels, KAFKA, {port}):
+                problems.append(f"{source} may not leave to {host}:{port}")
+            continue
+        service = called(documents, "Service", host)
+        for target in selected(documents, service["spec"]["selector"]):
+            ports = _names(target, port) | {port}
+            if not _lets(documents, "egress", labels, pod_labels(target), ports):
+                problems.append(f"{source} may not leave to {host}:{port}")
+            if not _lets(documents, "ingress", pod_labels(target), labels, ports):
+                problems.append(f"{host}:{port} does not let {source} in")
+    return problems
+
+
+def _names(workload: Manifest, number: int) -> set[str | int]:
+    ports = [p for c in pod(workload)["containers"] for p in c.get("ports", [])]
+    return {p["name"] for p in ports if p["containerPort"] == number}
+
+
+def _lets(
+    documents: list[Manifest],
+    direction: str,
+    own: dict[str, str],
+    other: dict[str, str],
+    ports: set[str | int] | set[int],
+) -> bool:
+    word = "to" if direction == "egress" else "from"
+    for policy in of_kind(documents, "NetworkPolicy"):
+        if not _selects(policy["spec"]["podSelector"], own):
+            continue
+        for rule in policy["spec"].get(direction, []):
+            peers = [p["podSelector"] for p in rule.get(word, []) if set(p) == {"podSelector"}]
+            allowed = {p["port"] for p in rule.get("ports", [])}
+            if any(_selects(peer, other) for peer in peers) and allowed & ports:
+                return True
+    return False
+
+
+def _selects(selector: Manifest, labels: dict[str, str]) -> bool:
+    return bool(selector.get("matchLabels", {}).items() <= labels.items())

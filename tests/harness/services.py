@@ -1,0 +1,380 @@
+"""Services as processes: routers without Ray Serve, and the inference service on its own Ray.
+
+A bare router runs one `Router` with the service's own settings from the environment, until SIGTERM
+(exit 0) or the end of its loop (exit 1). Serve adds placement and restarts; here the test is both.
+Routers are forked from a process that has imported everything: imports are two of the three CPU
+seconds that a router takes to start, and the fault tests start some two hundred. Run as a module,
+this is the process that forks; it has one thread, and no client.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from harness.stack import child, free_offset, infrastructure
+from harness.waiting import eventually
+from penstock_inference.replicas import live_replicas
+from penstock_stack.artifacts import cache_dir
+from penstock_stack.component import StackConfig
+from penstock_stack.endpoints import Endpoints
+from penstock_stack.ray_head import ray_environment, ray_temp_dir
+
+if TYPE_CHECKING:
+    from harness.judges import Figures
+
+LOOK_S: Final = 0.1
+STOP_S: Final = 15.0
+PREFIX: Final = "PENSTOCK_INFERENCE_"
+
+
+@dataclass(frozen=True)
+class ServicePlaces:
+    """Where the services of a test find their neighbours.
+
+    Parameters
+    ----------
+    kafka, registry, triton_grpc
+        Addresses.
+    models_dir
+        The model server's repository.
+    """
+
+    kafka: str
+    registry: str
+    triton_grpc: str
+    models_dir: Path
+
+
+@dataclass(eq=False)  # each is one process
+class BareRouter:
+    """A router process.
+
+    Parameters
+    ----------
+    folder
+        The pipeline's.
+    run_dir
+        Shared by the routers of a test: facts, metrics, journals of what was in flight.
+    extra
+        More variables, such as ``PENSTOCK_FAIL_POINT`` or
+        ``PENSTOCK_INFERENCE_LOOP__SESSION_TIMEOUT_S``.
+    """
+
+    places: ServicePlaces
+    folder: Path
+    run_dir: Path
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        from penstock_inference.replicas import METRICS
+
+        metrics = self.run_dir / METRICS
+        metrics.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            f"{PREFIX}KAFKA__BOOTSTRAP_SERVERS": self.places.kafka,
+            f"{PREFIX}REGISTRY__URL": self.places.registry,
+            f"{PREFIX}TRITON__GRPC_URL": self.places.triton_grpc,
+            f"{PREFIX}PIPELINES": f'["{self.folder}"]',
+            f"{PREFIX}RUN_DIR": str(self.run_dir),
+            f"{PREFIX}LOOP__SESSION_TIMEOUT_S": "6",
+            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+            "OMP_NUM_THREADS": "1",
+            **self.extra,
+        }
+        self.process = Forked(environment)
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self.process.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """Tell whether it takes records, as of its last heartbeat, at most a second old."""
+        from penstock_inference.replicas import live_replicas
+
+        replicas, _ = live_replicas(self.run_dir)
+        return any(facts.pid == self.pid and facts.ready for facts in replicas)
+
+    def wait(self, timeout_s: float = STOP_S) -> int:
+        """Return its exit code: -9 when it was killed."""
+        return self.process.wait(timeout_s)
+
+    def stop(self, timeout_s: float = STOP_S) -> int:
+        """Ask it to drain and end; return its exit code. One that stays says where it is."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.show_stacks()
+            raise
+
+    def show_stacks(self) -> None:
+        """Have it print where its threads are, if it runs."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGUSR1)
+            with suppress(subprocess.TimeoutExpired):
+                self.wait(1.0)
+
+    def end(self) -> None:
+        """Make sure that it is gone, whatever state it is in."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait(STOP_S)
+
+
+def counted(run_dir: Path, name: str, **labels: str) -> float:
+    """Return the sum of a counter over all routers of a run folder, the dead ones too."""
+    from harness.judges import total
+
+    return total(figures(run_dir), name, **labels)
+
+
+def figures(run_dir: Path) -> Figures:
+    """Return the metrics of all routers of a run folder together."""
+    from harness.judges import parse
+    from penstock_inference.replicas import METRICS
+    from penstock_service.metrics import multiprocess_exposition
+
+    return parse(multiprocess_exposition(run_dir / METRICS))
+
+
+def run_router() -> int:
+    """Run a router until told to stop."""
+    from penstock_inference.router import Router
+    from penstock_inference.settings import load_settings
+    from penstock_pipelines.loader import load_pipeline
+    from penstock_service.command import on_stop
+
+    faulthandler.register(signal.SIGUSR1)
+    stop = threading.Event()
+    on_stop(stop.set)
+    settings = load_settings()
+    router = Router(settings, load_pipeline(settings.pipelines[0]))
+    try:
+        while not stop.wait(LOOK_S):
+            router.check_health()
+    except RuntimeError as exc:
+        sys.stderr.write(f"{exc}\n")
+        router.close()
+        return 1
+    router.close()
+    return 0
+
+
+TESTS: Final = Path(__file__).resolve().parents[1]
+ANSWER_S: Final = 60.0
+"""For the imports, once, and for each fork."""
+_ORIGIN: Final = threading.Lock()
+
+
+class Forked:
+    """A process that runs `run_router` in a session of its own.
+
+    Its surface is that of `subprocess.Popen`, whose child it cannot be.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._origin = _origin()
+        self.pid: int = self._origin.ask("fork", dict(environment))
+        self._handle = os.pidfd_open(self.pid)
+        self._code: int | None = None
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative for a signal; None while it runs."""
+        with self._lock:
+            if self._code is None and _is_readable(self._handle, 0.0):
+                self._code = self._origin.ask("reap", self.pid)
+                os.close(self._handle)
+            return self._code
+
+    def wait(self, timeout_s: float) -> int:
+        """Return the exit code once it has ended; raise TimeoutExpired if it does not."""
+        if self._code is None:
+            _is_readable(self._handle, timeout_s)
+        code = self.poll()
+        if code is None:
+            raise subprocess.TimeoutExpired("a router", timeout_s)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal if it runs."""
+        if self.poll() is None:
+            signal.pidfd_send_signal(self._handle, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+
+class _Origin:
+    """The process that forks, from outside."""
+
+    def __init__(self) -> None:
+        self._here, there = Pipe()
+        self._lock = threading.Lock()
+        os.set_inheritable(there.fileno(), True)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(TESTS),
+            "OMP_NUM_THREADS": "1",
+            # Whether metrics are kept in files is decided at their import; where, by each process.
+            "PROMETHEUS_MULTIPROC_DIR": "/nowhere",
+        }
+        command = [sys.executable, "-m", "harness.services", str(there.fileno())]
+        # Ends when this end of the pipe is closed, with this process.
+        self._process = subprocess.Popen(command, env=environment, pass_fds=[there.fileno()])
+        there.close()
+
+    def ask(self, what: str, how: Any) -> int:
+        """Have something done; return the pid or the exit code."""
+        with self._lock:
+            self._here.send((what, how))
+            assert self._here.poll(ANSWER_S), "no process is forked"
+            answer: int = self._here.recv()
+            return answer
+
+
+@cache
+def _make_origin() -> _Origin:
+    return _Origin()
+
+
+def _origin() -> _Origin:
+    with _ORIGIN:
+        return _make_origin()
+
+
+def _is_readable(handle: int, timeout_s: float) -> bool:
+    waiting = select.poll()
+    waiting.register(handle, select.POLLIN)
+    return bool(waiting.poll(timeout_s * 1000))
+
+
+def _load() -> None:
+    """Import what a router imports, also what it imports with its first batch."""
+    from penstock_schemas.codec import ColumnarDecoder
+
+    for module in ("penstock_inference.router", "penstock_inference.settings"):
+        import_module(module)
+    schema = '{"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]}'
+    ColumnarDecoder(schema, lambda _: schema)
+    names = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+    # A forked process has none of them but the one that forks; jemalloc starts its own anew.
+    assert len(names) - names.count("jemalloc_bg_thd") == 1, f"threads {names}"
+
+
+def _run(environment: Mapping[str, str]) -> None:
+    """Be a router: leave the shared session and variables, and end with its exit code."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.exit(run_router())
+
+
+def fork_routers(pipe: Connection) -> None:
+    """Fork and reap as asked, until the other end is closed."""
+    _load()
+    while True:
+        try:
+            what, how = pipe.recv()
+        except EOFError:
+            return
+        if what == "reap":
+            pipe.send(os.waitstatus_to_exitcode(os.waitpid(how, 0)[1]))
+            continue
+        pid = os.fork()
+        if pid == 0:
+            pipe.close()
+            return _run(how)
+        pipe.send(pid)
+
+
+START_S: Final = 120.0
+
+
+@dataclass
+class ServeService:
+    """The inference service on its own Ray.
+
+    Parameters
+    ----------
+    root
+        A folder of its own.
+    folder
+        The pipeline's.
+    extra
+        More settings, by the full names of their variables.
+    """
+
+    places: ServicePlaces
+    root: Path
+    folder: Path
+    extra: Mapping[str, str]
+
+    @contextmanager
+    def running(self) -> Iterator[ServeService]:
+        """Start Ray and the service; end both."""
+        offset = free_offset()
+        endpoints = Endpoints.from_environment({}, offset)
+        config = StackConfig(
+            self.root / "stack", cache_dir(os.environ), endpoints, port_offset=offset
+        )
+        with infrastructure(config.data_dir, offset, "ray"):
+            environment = os.environ | ray_environment(config) | self._settings(endpoints)
+            command = [sys.executable, "-m", "penstock_inference"]
+            with child(command, environment, self.root / "inference.txt"):
+                eventually(lambda: self.ready == 1, START_S, "a router takes records")
+                yield self
+        assert not ray_temp_dir(config.data_dir).exists(), "Ray has left something"
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of facts about the replicas."""
+        return self.root / "run"
+
+    @property
+    def ready(self) -> int:
+        """Router replicas that take records."""
+        return sum(facts.ready for facts in live_replicas(self.run_dir)[0])
+
+    @property
+    def replicas(self) -> int:
+        """Router replicas that there are."""
+        return len(live_replicas(self.run_dir)[0])
+
+    def _settings(self, endpoints: Endpoints) -> dict[str, str]:
+        return {
+            f"{PREFIX}KAFKA__BOOTSTRAP_SERVERS": self.places.kafka,
+            f"{PREFIX}REGISTRY__URL": self.places.registry,
+            f"{PREFIX}TRITON__GRPC_URL": self.places.triton_grpc,
+            f"{PREFIX}PIPELINES": f'["{self.folder}"]',
+            f"{PREFIX}RUN_DIR": str(self.run_dir),
+            f"{PREFIX}FEAST_DIR": str(self.root / "feast"),
+            f"{PREFIX}RAY_ADDRESS": endpoints.address("RAY_GCS"),
+            f"{PREFIX}GATEWAY_PORT": str(endpoints.port("GATEWAY")),
+            f"{PREFIX}METRICS_PORT": str(endpoints.port("INFERENCE")),
+            f"{PREFIX}LOOP__SESSION_TIMEOUT_S": "6",
+            **self.extra,
+        }
+
+
+if __name__ == "__main__":
+    fork_routers(Connection(int(sys.argv[1])))
