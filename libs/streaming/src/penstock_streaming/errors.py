@@ -11,6 +11,8 @@ librdkafka INTRODUCTION.md, "Transactional producer: error handling".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 from confluent_kafka import KafkaError, KafkaException
@@ -228,3 +230,20 @@ def translated(error: KafkaError, doing: str) -> PenstockError:
             return DeliveryFailed(text)
         case _:
             return FatalError(text)
+
+
+@contextmanager
+def client_errors(doing: str) -> Iterator[None]:
+    """Raise the client's errors, outside of a transaction call, as those of our tree.
+
+    Parameters
+    ----------
+    doing
+        What is tried, as `translated` takes it.
+    """
+    try:
+        yield
+    except CLIENT_EXCEPTIONS as exc:
+        raise translated(error_of(exc), doing) from exc
+    except TimeoutError as exc:  # of a future that an AdminClient has returned
+        raise BrokerUnavailable(f"{doing}: no answer in time") from exc

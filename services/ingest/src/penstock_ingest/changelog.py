@@ -9,9 +9,9 @@ from confluent_kafka import OFFSET_BEGINNING
 from penstock_features.aggregate_layout import AggregateLayout
 from penstock_features.aggregates import AggregateTable
 from penstock_features.state_codec import unpack_into
+from penstock_streaming.deadline import Deadline
+from penstock_streaming.log_view import LogView, Span
 from penstock_streaming.settings import KafkaSettings
-from penstock_streaming.timing import Deadline
-from penstock_streaming.topic_reader import TopicReader
 
 from penstock_ingest.metrics import IngestMetrics
 
@@ -32,7 +32,7 @@ class StateChangelog:
     def __init__(
         self, kafka: KafkaSettings, topic: str, layout: AggregateLayout, metrics: IngestMetrics
     ) -> None:
-        self._reader = TopicReader(kafka, topic)
+        self._view = LogView(kafka)
         self.topic = topic
         self._layout = layout
         self._metrics = metrics
@@ -46,10 +46,10 @@ class StateChangelog:
             If it cannot be read to its end within ``deadline_s`` seconds.
         """
         deadline = Deadline(deadline_s)
-        ends = self._reader.ends(partitions, deadline)
+        ends = self._view.end_offsets([(self.topic, p) for p in partitions], deadline)
         latest: dict[int, dict[bytes, bytes]] = {p: {} for p in partitions}
-        spans = {p: (OFFSET_BEGINNING, end) for p, end in ends.items() if end > 0}
-        for messages in self._reader.read(spans, deadline):
+        spans = {p: Span(OFFSET_BEGINNING, end) for p, end in ends.items() if end > 0}
+        for messages in self._view.read(spans, deadline):
             for message in messages:
                 table = latest[message.partition() or 0]
                 key, value = message.key() or b"", message.value()
