@@ -10,11 +10,11 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness.background import background_calls
 from penstock_schemas.errors import BrokerUnavailable, DeliveryFailed, FencedError
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import OutcomeUnknown
 from penstock_streaming.fenced_writer import FencedWriter, LogRecord
 from penstock_streaming.log_view import LogView
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 

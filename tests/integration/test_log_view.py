@@ -10,9 +10,9 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 from penstock_schemas.errors import BrokerUnavailable, ConfigError
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.log_view import LogView, Offsets, Partition, RecordsGone, Span
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(60)]
 

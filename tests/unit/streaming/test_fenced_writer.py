@@ -9,10 +9,10 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 from penstock_schemas.errors import BrokerUnavailable, ConfigError, DeliveryFailed, FencedError
 from penstock_streaming import fenced_writer
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import AbortRequired, OutcomeUnknown
 from penstock_streaming.fenced_writer import FencedWriter, LogRecord
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 
 RECORD = LogRecord("t", b"k", b"v")
 FENCED = KafkaError(KafkaError._FENCED, "", True)

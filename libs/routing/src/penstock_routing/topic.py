@@ -17,10 +17,10 @@ from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.errors import FatalError, RecordError, RegistryUnavailable
 from penstock_schemas.records import RoutingState
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.fenced_writer import FencedWriter, LogRecord
 from penstock_streaming.log_view import LogView
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 
 LOG = logging.getLogger(__name__)
 PARTITION: Final = 0

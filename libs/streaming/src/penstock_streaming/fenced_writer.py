@@ -20,9 +20,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, Message, Producer
 from penstock_schemas.errors import BrokerUnavailable, DeliveryFailed, FencedError
 
-from penstock_streaming.bounded_call import within
-from penstock_streaming.dead_letter import Header
-from penstock_streaming.deadline import Deadline
+from penstock_streaming.dead_letters import Header
 from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
     AbortRequired,
@@ -36,6 +34,7 @@ from penstock_streaming.errors import (
 )
 from penstock_streaming.log_view import Partition
 from penstock_streaming.settings import KafkaSettings, LoopSettings
+from penstock_streaming.timing import Deadline, within
 
 LOG = logging.getLogger(__name__)
 OPEN_S: Final = 60.0

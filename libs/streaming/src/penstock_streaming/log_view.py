@@ -24,9 +24,9 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from penstock_schemas.errors import BrokerUnavailable, ConfigError
 
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.errors import Verdict, client_errors, error_of, translated, verdict
 from penstock_streaming.settings import MESSAGE_MAX_BYTES, KafkaSettings
+from penstock_streaming.timing import Deadline
 
 Partition = tuple[str, int]
 """Topic and number of a partition."""

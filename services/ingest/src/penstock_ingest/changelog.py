@@ -9,9 +9,9 @@ from confluent_kafka import OFFSET_BEGINNING
 from penstock_features.aggregate_layout import AggregateLayout
 from penstock_features.aggregates import AggregateTable
 from penstock_features.state_codec import unpack_into
-from penstock_streaming.deadline import Deadline
 from penstock_streaming.log_view import LogView, Span
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 
 from penstock_ingest.metrics import IngestMetrics
 
