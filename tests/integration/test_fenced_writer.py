@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
-from harness.background import background_calls
+from harness.waiting import background_calls
 from penstock_schemas.errors import BrokerUnavailable, DeliveryFailed, FencedError
 from penstock_streaming.errors import OutcomeUnknown
 from penstock_streaming.fenced_writer import FencedWriter, LogRecord
