@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,7 @@ from profiles import make_store
 from run_folder import await_ready, batch_fill, replicas
 
 SERVED_AS: Final = "bench__1"
+CANARY: Final = "bench__2"
 LONE_ROUTER: Final = Path(__file__).parent / "lone_router.py"
 LOAD_S: Final = 60.0
 Launch = tuple[list[str], dict[str, str]]
@@ -128,7 +130,7 @@ class Penstock:
         write_folder(folder, place, variant)
         if variant.feast:
             self._lend_store(folder, variant.feast)
-        self._make_topics(folder, place)
+        self.make_topics(folder, place)
         run_dir = self._data_dir / "run" / place.tag
         (run_dir / METRICS).mkdir(parents=True)
         argv, environment = self._inference(variant, folder, run_dir)
@@ -161,13 +163,13 @@ class Penstock:
         own.symlink_to(store)
 
     def _ingest(self, variant: Variant, folder: Path, run_dir: Path) -> Launch:
-        ours = self._common("PENSTOCK_INGEST_", variant, folder, run_dir)
+        ours = self.common("PENSTOCK_INGEST_", variant, folder, run_dir)
         ours["PENSTOCK_INGEST_METRICS_PORT"] = "0"
         return [sys.executable, "-m", "penstock_ingest"], ours
 
     def _inference(self, variant: Variant, folder: Path, run_dir: Path) -> Launch:
         prefix = "PENSTOCK_INFERENCE_"
-        ours = self._common(prefix, variant, folder, run_dir)
+        ours = self.common(prefix, variant, folder, run_dir)
         ours[f"{prefix}TRITON__GRPC_URL"] = self.triton
         if not variant.serve:
             ours |= {"BENCH_WITHOUT": variant.without, "OMP_NUM_THREADS": "1"}
@@ -183,7 +185,8 @@ class Penstock:
         }
         return [sys.executable, "-m", "penstock_inference"], ours
 
-    def _common(self, prefix: str, variant: Variant, folder: Path, run_dir: Path) -> dict[str, str]:
+    def common(self, prefix: str, variant: Variant, folder: Path, run_dir: Path) -> dict[str, str]:
+        """Return the settings that ingest and inference share."""
         return {
             f"{prefix}KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
             f"{prefix}REGISTRY__URL": self._registry_url,
@@ -193,7 +196,8 @@ class Penstock:
             f"{prefix}LOOP__DELIVERY": variant.delivery,
         }
 
-    def _make_topics(self, folder: Path, place: Place) -> None:
+    def make_topics(self, folder: Path, place: Place) -> None:
+        """Make a pipeline's topics and order its routers to serve the model."""
         names = load_pipeline(folder).config.topic_names
         made = {names.models, names.features, names.ingest_state}
         made |= {names.dead_letter(names.events), names.dead_letter(names.features)}
@@ -203,3 +207,20 @@ class Penstock:
         routing = RoutingTopic(self._kafka, self._registry, names.models, place.tag)
         now = time.time_ns() // 1_000_000
         routing.write(lambda _: RoutingState(place.tag, 1, now, "bench", (version,)), timeout_s=30)
+
+    def add_canary(self, folder: Path, tag: str, weight: int) -> None:
+        """Serve the same model as version 2, to a share of the keys."""
+        workloads.write_triton_model(self._models, CANARY, "scores", self._served)
+        grpcclient.InferenceServerClient(self.triton).load_model(CANARY, client_timeout=LOAD_S)
+        names = load_pipeline(folder).config.topic_names
+        routing = RoutingTopic(self._kafka, self._registry, names.models, tag)
+        canary = ModelVersion("bench", "2", CANARY, "canary", weight, "", "", "canary")
+
+        def with_canary(state: RoutingState | None) -> RoutingState:
+            if state is None:
+                raise RuntimeError(f"{names.models}: no routing state")
+            (champion,) = state.versions
+            shared = (replace(champion, weight=100 - weight), canary)
+            return replace(state, revision=state.revision + 1, versions=shared)
+
+        routing.write(with_canary, timeout_s=30)
