@@ -61,8 +61,6 @@ BODIES = {
     "nested too deep": b"[" * 60_000,
     "objects nested too deep": b'{"a":' * 10_000,
     "deep data": infer(f'{ROW}, "data": {"[" * 900 + "]" * 900}'),
-    "key twice": b'{"id": "a", "id": "b", ' + tensor()[1:],
-    "shape twice": infer(f'{ROW}, {ROW}, "data": [1, 2, 3]'),
     "NaN": infer(f'{ROW}, "data": [NaN, 1, 2]'),
     "NaN where nobody looks": b'{"x": NaN, ' + tensor()[1:],
     "Infinity": infer(f'{ROW}, "data": [1, -Infinity, 2]'),
@@ -113,6 +111,16 @@ def test_the_same_bodies_as_events(caller: Caller, published: Published, name: s
     well_said(answer)
     assert answer.status in (400, 413)
     assert not published
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"id": "a", "id": "b", ' + tensor()[1:], infer(f'{ROW}, {ROW}, "data": [1, 2, 3]')],
+)
+def test_of_a_key_that_comes_twice_the_last_counts(caller: Caller, body: bytes) -> None:
+    answer = caller.post(INFER, body)
+    assert answer.status == 200
+    assert answer.json().get("id", "b") == "b"
 
 
 EVENT = {

@@ -144,6 +144,11 @@ def document(app: FastAPI) -> dict[str, Any]:
     return found
 
 
+def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
+    """Return the validator of a schema that refers to the document's components."""
+    return Draft202012Validator(schema | {"components": document["components"]})
+
+
 def check(document: dict[str, Any], route: str, answer: Answer) -> None:
     """Check an answer against what the document says of its operation."""
     told = document["paths"][route]["post"]["responses"]
@@ -151,7 +156,7 @@ def check(document: dict[str, Any], route: str, answer: Answer) -> None:
     media_type = answer.headers["content-type"].partition(";")[0]
     schema = told[str(answer.status)]["content"][media_type]["schema"]
     if media_type == "application/json":
-        Draft202012Validator(schema).validate(answer.json())
+        validator(document, schema).validate(answer.json())
 
 
 @pytest.mark.timeout(3_600 if os.environ.get("FULL") else 120)
@@ -183,7 +188,7 @@ def test_good_requests_are_the_documents_own(app: FastAPI, document: dict[str, A
         operation = document["paths"][route]["post"]
         if protocol.HEADER_LENGTH not in headers:
             schema = operation["requestBody"]["content"]["application/json"]["schema"]
-            Draft202012Validator(schema).validate(json.loads(body))
+            validator(document, schema).validate(json.loads(body))
 
 
 def test_document_has_every_route(app: FastAPI, document: dict[str, Any]) -> None:

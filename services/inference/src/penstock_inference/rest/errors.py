@@ -14,6 +14,19 @@ from starlette.exceptions import HTTPException
 
 logger = logging.getLogger(__name__)
 
+MEANINGS: Final = {
+    200: "Answered",
+    400: "The request is wrong; the error names the field, what was expected and what came",
+    404: "No such model, or no such version of it",
+    408: "The body did not arrive in time",
+    413: "The body is too large",
+    415: "The body is of a media type or encoding that is not read",
+    429: "Too much is being worked on; come back after Retry-After seconds",
+    500: "The gateway or its configuration is wrong",
+    503: "The model, or what it needs, is away; come back after Retry-After seconds",
+    504: "The deadline has passed",
+}
+"""What each status of the gateway says."""
 LONGEST_NAME: Final = 80
 """Most characters of a caller's text that an error repeats."""
 
