@@ -16,6 +16,7 @@
     │  ├─ ModelUnavailable
     │  ├─ BrokerUnavailable
     │  └─ FeatureStoreUnavailable
+    ├─ Refused            a person asked for what policy does not allow: exit code 4
     └─ FatalError         we are wrong: stop without committing, exit code not 0
        ├─ ConfigError
        ├─ SchemaIncompatible
@@ -165,6 +166,10 @@ class BrokerUnavailable(RetryableError):
 
 class FeatureStoreUnavailable(RetryableError):
     """The online feature store does not answer."""
+
+
+class Refused(PenstockError):
+    """The request is understood and not allowed; the message names the reason and the next step."""
 
 
 class FatalError(PenstockError):

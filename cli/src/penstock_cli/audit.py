@@ -8,10 +8,11 @@ import typer
 
 from penstock_cli import console
 from penstock_cli.cluster import Cluster, acting, moment, words
-from penstock_cli.option_groups import Where, with_groups
 from penstock_cli.options import (
     OutputFormat,
+    Where,
     global_options,
+    with_groups,
 )
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from penstock_cli import console
-from penstock_cli.option_groups import Where
-from penstock_cli.options import ExitCode, pipeline_folder, stack_config
+from penstock_cli.options import ExitCode, Where, pipeline_folder, stack_config
 
 if TYPE_CHECKING:
     from penstock_registry.client import RegistryClient
@@ -88,7 +87,7 @@ class Cluster:
 
 def topics_of(folder: Path | str) -> PipelineTopics:
     """Return the topic names of a pipeline given by folder or by name."""
-    from penstock_cli.pipeline_status import topics_of as read
+    from penstock_cli.options import topics_of as read
 
     try:
         return read(pipeline_folder(folder) if isinstance(folder, str) else folder)
@@ -130,8 +129,7 @@ def bound(text: str, option: str) -> Bound:
 @contextmanager
 def acting(on: Cluster) -> Iterator[None]:
     """Turn a refusal into its exit code, and name what was not reached and how to change it."""
-    from penstock_replay.refusal import Refused
-    from penstock_schemas.errors import BrokerUnavailable, RegistryUnavailable
+    from penstock_schemas.errors import BrokerUnavailable, Refused, RegistryUnavailable
 
     try:
         yield

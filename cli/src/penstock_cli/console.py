@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 _UNFOLDED: Final = 2_000
@@ -41,6 +42,17 @@ def note(text: str) -> None:
     """Print progress or advice."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
+
+
+def iso(at_ms: int) -> str:
+    """Return a time as ISO 8601 in UTC, to the second.
+
+    Examples
+    --------
+    >>> iso(1_750_000_000_123)
+    '2025-06-15T15:06:40Z'
+    """
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _cell(value: object) -> str:

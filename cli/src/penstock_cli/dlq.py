@@ -17,11 +17,13 @@ from penstock_cli.cluster import (
     topics_of,
 )
 from penstock_cli.dlq_redrive import Work, letter_filter, redrive
-from penstock_cli.option_groups import Where, WhichLetters, with_groups
 from penstock_cli.options import (
     ExitCode,
     OutputFormat,
+    Where,
+    WhichLetters,
     global_options,
+    with_groups,
 )
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ import typer
 
 from penstock_cli import console
 from penstock_cli.cluster import Cluster, Ticker, acting, bound, operation, topics_of, words
-from penstock_cli.option_groups import WhichLetters
-from penstock_cli.options import ExitCode, OutputFormat, global_options
+from penstock_cli.options import ExitCode, OutputFormat, WhichLetters, global_options
 
 if TYPE_CHECKING:
     from penstock_replay.letters import LetterFilter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -21,11 +20,10 @@ from penstock_cli.options import (
     pipeline_folder,
     stack_config,
 )
-from penstock_cli.pipeline_status import Sample, read_samples
+from penstock_cli.status import Sample, metrics_page, read_samples
 
 if TYPE_CHECKING:
     from penstock_schemas.records import DriftEvent
-    from penstock_stack.component import StackConfig
 
 app = typer.Typer(help="Drift of a pipeline.", no_args_is_help=True)
 ANSWER_WITHIN_S: Final = 3.0
@@ -55,7 +53,7 @@ def status(
 
     folder = pipeline_folder(pipeline)
     config = stack_config(data_dir, [pipeline], port_offset)
-    page = metrics_page(config)
+    page = metrics_page(config, "DRIFT", ANSWER_WITHIN_S)
     scores = scores_of(list(read_samples(page or "")), folder.name)
     events = open_log(global_options(context).profile, config, folder).drift_events()
     alarms = [alarm(event, config.reports / folder.name) for event in events[-last:]]
@@ -67,16 +65,6 @@ def status(
         url = config.endpoints.url("DRIFT")
         console.note(f"penstock: drift does not answer on {url}: no scores; see 'penstock status'")
         raise typer.Exit(ExitCode.UNREACHABLE)
-
-
-def metrics_page(config: StackConfig, timeout_s: float = ANSWER_WITHIN_S) -> str | None:
-    """Return the drift service's metrics, or None if it does not answer in time."""
-    url = config.endpoints.url("DRIFT", "/metrics")
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as response:  # noqa: S310
-            return str(response.read(), "utf-8", "replace")
-    except OSError:
-        return None
 
 
 def scores_of(samples: list[Sample], pipeline: str) -> list[dict[str, Any]]:
@@ -106,14 +94,12 @@ def _share(row: dict[str, Any]) -> float:
 
 def alarm(event: DriftEvent, reports: Path) -> dict[str, Any]:
     """Return one drift event with its evidence; the report's path where it has been written."""
-    from penstock_cli.retrain_history import iso
-
     window = event.window
     report = reports / f"{event.episode_id}.html"
     return {
         "event_id": event.event_id,
         "episode_id": event.episode_id,
-        "detected_at": iso(event.detected_at),
+        "detected_at": console.iso(event.detected_at),
         "severity": event.severity,
         "detector": event.detector,
         "kind": event.kind,
@@ -128,8 +114,8 @@ def alarm(event: DriftEvent, reports: Path) -> dict[str, Any]:
             "first_offset": window.first_offset,
             "last_offset": window.last_offset,
             "rows": window.rows,
-            "first_time": iso(window.first_time),
-            "last_time": iso(window.last_time),
+            "first_time": console.iso(window.first_time),
+            "last_time": console.iso(window.last_time),
         },
         "reference_id": event.reference_id,
         "report": str(report) if report.is_file() else None,

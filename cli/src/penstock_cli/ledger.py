@@ -12,14 +12,15 @@ import typer
 
 from penstock_cli import console
 from penstock_cli.cluster import Cluster, bound, topics_of
-from penstock_cli.option_groups import Where, with_groups
 from penstock_cli.options import (
     ExitCode,
     OutputFormat,
     PipelineName,
     Profile,
+    Where,
     global_options,
     stack_config,
+    with_groups,
 )
 
 if TYPE_CHECKING:

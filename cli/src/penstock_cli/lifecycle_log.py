@@ -27,8 +27,7 @@ from penstock_streaming.timing import Deadline
 
 from penstock_cli import console
 from penstock_cli.addresses import addresses
-from penstock_cli.options import Profile
-from penstock_cli.pipeline_status import topics_of
+from penstock_cli.options import Profile, topics_of
 
 if TYPE_CHECKING:
     from penstock_stack.component import StackConfig

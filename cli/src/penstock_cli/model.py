@@ -45,7 +45,6 @@ def ls(
     from penstock_schemas.errors import ConfigError
 
     from penstock_cli.lifecycle_log import open_log
-    from penstock_cli.retrain_history import iso
 
     folder = pipeline_folder(pipeline)
     config = stack_config(data_dir, [pipeline], port_offset)
@@ -56,13 +55,15 @@ def ls(
     versions = [asdict(version) for version in state.versions]
     if global_options(context).output is OutputFormat.json:
         head = {"pipeline": state.pipeline, "revision": state.revision}
-        written = {"updated_at": iso(state.updated_at), "updated_by": state.updated_by}
+        written = {"updated_at": console.iso(state.updated_at), "updated_by": state.updated_by}
         console.result_json({**head, **written, "versions": versions})
         return
     shown = ("version", "alias", "weight", "state", "digest", "run_id")
     rows = [{**v, "alias": v["alias"] or None, "digest": v["digest"][:19]} for v in versions]
     console.result_table(shown, rows)
-    console.note(f"revision {state.revision} by {state.updated_by}, {iso(state.updated_at)}")
+    console.note(
+        f"revision {state.revision} by {state.updated_by}, {console.iso(state.updated_at)}"
+    )
 
 
 @app.command("promote")
@@ -79,8 +80,9 @@ def promote(
 
     It is loaded and tried beside the others first.
     """
+    from penstock_routing.rollout import promoted
+
     from penstock_cli.rollout import Change
-    from penstock_cli.rollout_moves import promoted
 
     given = {"version": version, "revision": revision}
     wanted = Change("model.promote", version, promoted, given, revision)
@@ -97,8 +99,9 @@ def rollback(
     port_offset: PortOffset = None,
 ) -> None:
     """Give every key back to the champion before the present one; canaries end."""
+    from penstock_routing.rollout import rolled_back
+
     from penstock_cli.rollout import Change
-    from penstock_cli.rollout_moves import rolled_back
 
     wanted = Change(
         "model.rollback", None, lambda now, _: rolled_back(now), {"revision": revision}, revision
@@ -120,8 +123,9 @@ def canary(
     port_offset: PortOffset = None,
 ) -> None:
     """Let a version answer for a share of the keys, or change that share."""
+    from penstock_routing.rollout import with_canary
+
     from penstock_cli.rollout import Change
-    from penstock_cli.rollout_moves import with_canary
 
     given = {"version": version, "percent": percent, "revision": revision}
     wanted = Change(
@@ -142,8 +146,9 @@ def shadow(
     port_offset: PortOffset = None,
 ) -> None:
     """Show a version the rows; its answers go to the shadow topic only."""
+    from penstock_routing.rollout import with_shadow
+
     from penstock_cli.rollout import Change
-    from penstock_cli.rollout_moves import with_shadow
 
     given = {"version": version, "off": off or None, "revision": revision}
     wanted = Change(
@@ -160,11 +165,11 @@ def _change(
     *,
     yes: bool,
 ) -> None:
-    from penstock_cli import lifecycle_log, model_versions, rollout
+    from penstock_cli import lifecycle_log, rollout
 
     folder = pipeline_folder(pipeline)
     config = stack_config(place[0], [pipeline], place[1])
     profile = global_options(context).profile
     log = lifecycle_log.open_log(profile, config, folder)
-    versions = model_versions.open_versions(profile, config, folder)
+    versions = rollout.open_versions(profile, config, folder)
     rollout.change(context, log, versions, wanted, yes=yes)

@@ -15,10 +15,11 @@ from penstock_cli.cluster import (
     bound,
     operation,
 )
-from penstock_cli.option_groups import Where, with_groups
 from penstock_cli.options import (
     OutputFormat,
+    Where,
     global_options,
+    with_groups,
 )
 
 if TYPE_CHECKING:
@@ -89,9 +90,9 @@ def seek(
 ) -> None:
     """Move a group that nobody works in; backwards makes duplicates."""
     from penstock_replay.group_offsets import GroupOffsets
-    from penstock_replay.refusal import Refused
+    from penstock_schemas.errors import Refused
 
-    from penstock_cli.group_service import nobody_in
+    from penstock_cli.services import nobody_in
 
     if (to is None) == (file is None):
         raise typer.BadParameter("give one of --to and --file", param_hint="--to")
@@ -110,7 +111,7 @@ def seek(
                 )
             text = {"to": to, "file": file, "topics": ",".join(topic or ())}
             given = {**text, "accept_duplicates": accept_duplicates or None}
-            with nobody_in(offsets, group, where.data_dir, stop=stop_service):
+            with nobody_in(offsets, group, where.data_dir, stop_service=stop_service):
                 offsets.seek(moves, operation("offsets.seek", group, given), cluster.audit)
     _show_moves(context, group, moves, done=yes)
 

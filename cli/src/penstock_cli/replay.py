@@ -17,12 +17,13 @@ from penstock_cli.cluster import (
     bound,
     words,
 )
-from penstock_cli.option_groups import Where, with_groups
 from penstock_cli.options import (
     ExitCode,
     OutputFormat,
     Pipelines,
+    Where,
     global_options,
+    with_groups,
 )
 
 if TYPE_CHECKING:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import getpass
 import uuid
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from penstock_schemas.errors import ConfigError
+from penstock_schemas.retrain_requests import ENDS_OR_SUPPRESSED, Request, requests_of
 
 from penstock_cli import console
 from penstock_cli.options import (
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Retraining: ask for it, follow it, call it off.", no_args_is_help=True)
 WAIT_S = 3_600.0
 WHY_LENGTH = 70
+_FACTS: Final = ("verdict", "model_version", "run_id", "job_id")
 
 
 @app.command("request")
@@ -81,10 +85,8 @@ def ls(
     port_offset: PortOffset = None,
 ) -> None:
     """Show every request, why it was made, and what became of it."""
-    from penstock_cli.retrain_history import requests_of
-
     log = _log(context, pipeline, data_dir, port_offset)
-    rows = [one.to_dict() for one in requests_of(log.retrain_events())]
+    rows = [row_of(one) for one in requests_of(log.retrain_events(), ENDS_OR_SUPPRESSED)]
     if global_options(context).output is OutputFormat.json:
         console.result_json({"pipeline": log.topics.pipeline, "requests": rows})
     elif not rows:
@@ -107,10 +109,9 @@ def cancel(
 ) -> None:
     """Call a retraining off; a dry run unless --yes."""
     from penstock_cli.lifecycle_log import now_ms
-    from penstock_cli.retrain_history import requests_of, to_cancel
 
     log = _log(context, pipeline, data_dir, port_offset)
-    found = to_cancel(requests_of(log.retrain_events()), request_id)
+    found = to_cancel(requests_of(log.retrain_events(), ENDS_OR_SUPPRESSED), request_id)
     user = _user()
     if yes:
         log.append(
@@ -138,18 +139,16 @@ def _log(
 
 
 def _wait(context: typer.Context, log: LifecycleLog, request_id: str) -> ExitCode:
-    from penstock_cli.retrain_history import ENDS, Request
-
     seen: dict[str, RetrainEvent] = {}
 
     def is_last(event: RetrainEvent) -> bool:
         seen[event.event_id] = event
         console.note(" ".join(filter(None, (event.state, event.verdict, event.reason))))
-        return event.state in ENDS
+        return event.state in ENDS_OR_SUPPRESSED
 
     last = log.wait_for(request_id, is_last, WAIT_S)
     if global_options(context).output is OutputFormat.json:
-        console.result_json(Request(tuple(seen.values())).to_dict())
+        console.result_json(row_of(requests_of(seen.values(), ENDS_OR_SUPPRESSED)[0]))
     else:
         console.result(request_id)
     if last.state == "suppressed":
@@ -157,9 +156,79 @@ def _wait(context: typer.Context, log: LifecycleLog, request_id: str) -> ExitCod
     return ExitCode.OK if last.verdict == "promoted" else ExitCode.FAILED
 
 
-def _time(text: str) -> int:
-    from penstock_cli.retrain_history import parse_time
+def row_of(request: Request) -> dict[str, Any]:
+    """Return a request as ``retrain ls -o json`` prints it."""
+    events = request.events
+    first = events[0]
 
+    def newest(name: str) -> Any:
+        """Return the newest value of a field that was given at all, else an empty one."""
+        values = [getattr(event, name) for event in events]
+        return next((value for value in reversed(values) if value), values[0])
+
+    return {
+        "request_id": request.request_id,
+        "requested_at": console.iso(first.at),
+        "source": first.source,
+        "actor": first.actor,
+        "requested_because": first.reason,
+        "cause_ids": list(first.cause_ids),
+        "data_since": None if first.data_since is None else console.iso(first.data_since),
+        "state": request.last.state,
+        "reason": request.last.reason,
+        **{name: newest(name) or None for name in _FACTS},
+        "metrics": newest("metrics"),
+        "history": [
+            {"state": e.state, "at": console.iso(e.at), "actor": e.actor, "reason": e.reason}
+            for e in events
+        ],
+    }
+
+
+def to_cancel(requests: list[Request], request_id: str | None) -> Request:
+    """Return the request that can be cancelled: the given one, or the one in flight.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, it has ended, or several are in flight and none is given.
+    """
+    if request_id is None:
+        open_ones = [request for request in requests if request.is_open]
+        if len(open_ones) == 1:
+            return open_ones[0]
+        if not open_ones:
+            raise ConfigError("no request is in flight: there is nothing to cancel")
+        ids = ", ".join(request.request_id for request in open_ones)
+        raise ConfigError(f"several requests are in flight; name one of {ids}")
+    found = next((r for r in requests if r.request_id == request_id), None)
+    if found is None:
+        raise ConfigError(f"no request {request_id!r}; see 'penstock retrain ls'")
+    if not found.is_open:
+        raise ConfigError(f"request {request_id!r} has ended: {found.last.state}")
+    return found
+
+
+def parse_time(text: str) -> int:
+    """Return an ISO 8601 time, UTC unless it says otherwise, as milliseconds since the epoch.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+
+    Examples
+    --------
+    >>> parse_time("2025-06-15T15:06:40Z")
+    1750000000000
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1000)
+
+
+def _time(text: str) -> int:
     try:
         return parse_time(text)
     except ValueError as exc:

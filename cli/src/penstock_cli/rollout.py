@@ -1,35 +1,40 @@
 """How ``penstock model`` changes what is served: look, check, show; with ``--yes`` also do it.
 
-What was checked is what is written: a state that somebody else has changed meanwhile is refused.
+What was shown is what is written: a state that somebody else has changed meanwhile is refused.
+The routing state knows what has served, MLflow what was trained, the model server's folder what
+would be loaded: only where all that are asked agree may a version answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from penstock_replay.refusal import Refused
-from penstock_routing.states import following, writer_of
-from penstock_schemas.errors import ConfigError
+from penstock_routing.rollout import Versions, previous
+from penstock_routing.states import find, following, job_of, writer_of
+from penstock_schemas.errors import ConfigError, PenstockError, Refused, RetryableError
+from penstock_schemas.records import ModelVersion, RoutingState
+from penstock_schemas.retrain_requests import ENDS_OR_SUPPRESSED, Request, requests_of
+from penstock_training.deployment import ModelServer, deploy, load, routed
+from penstock_training.publish import published_digest
+from penstock_training.tracking import CHAMPION, Tracker
 
-from penstock_cli import console, rollout_moves
+from penstock_cli import console
+from penstock_cli.addresses import addresses
 from penstock_cli.cluster import actor, operation
 from penstock_cli.lifecycle_log import now_ms
-from penstock_cli.options import ExitCode, OutputFormat, global_options
-from penstock_cli.retrain_history import requests_of
+from penstock_cli.options import ExitCode, OutputFormat, Profile, global_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from penstock_schemas.records import ModelVersion, RoutingState
+    from penstock_stack.component import StackConfig
 
     from penstock_cli.lifecycle_log import LifecycleLog
-    from penstock_cli.model_versions import Versions
 
-Move = Callable[["RoutingState", "ModelVersion"], "tuple[ModelVersion, ...]"]
+Move = Callable[[RoutingState, ModelVersion], Versions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Change:
 
 
 def change(
-    context: typer.Context, log: LifecycleLog, versions: Versions, wanted: Change, *, yes: bool
+    context: typer.Context, log: LifecycleLog, versions: ModelVersions, wanted: Change, *, yes: bool
 ) -> None:
     """Do it with ``--yes``, else show what would be done; a refusal is exit code 4."""
     with refusals():
@@ -86,19 +91,37 @@ def _in_force(log: LifecycleLog, wanted: Change) -> RoutingState:
             f"--revision {wanted.revision} is not in force: it is {writer_of(state)}; look with "
             f"'penstock model ls {state.pipeline}' and ask again"
         )
-    rollout_moves.refuse_owned(state, requests_of(log.retrain_events()))
+    refuse_owned(state, requests_of(log.retrain_events(), ENDS_OR_SUPPRESSED))
     return state
 
 
-def _candidate(versions: Versions, state: RoutingState, version: str | None) -> ModelVersion:
+def refuse_owned(now: RoutingState, requests: list[Request]) -> None:
+    """Refuse while a retraining has its canary out: it decides what becomes of it.
+
+    Raises
+    ------
+    Refused
+        Names the request and how to take the rollout from it.
+    """
+    owner = job_of(now)
+    if owner is None or not any(v.state == "canary" for v in now.versions):
+        return
+    if any(r.request_id == owner and r.is_open for r in requests):
+        raise Refused(
+            f"retraining {owner} has its canary out since revision {now.revision} and decides on "
+            f"it; to take over, first 'penstock retrain cancel {now.pipeline} {owner} --yes'"
+        )
+
+
+def _candidate(versions: ModelVersions, state: RoutingState, version: str | None) -> ModelVersion:
     if version is None:
-        return rollout_moves.previous(state)
+        return previous(state)
     return versions.named(state, version)
 
 
 def _carry_out(
     log: LifecycleLog,
-    versions: Versions,
+    versions: ModelVersions,
     wanted: Change,
     states: tuple[RoutingState, RoutingState, ModelVersion],
 ) -> None:
@@ -181,3 +204,126 @@ def _by_version(before: RoutingState, after: RoutingState) -> dict[str, tuple[st
 def _words(version: ModelVersion) -> str:
     weight = f"{version.weight} %" if version.weight else ""
     return " ".join(filter(None, (version.alias, version.state, weight)))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersions:
+    """The versions of one pipeline's model.
+
+    Parameters
+    ----------
+    folder
+        The pipeline's.
+    mlflow
+        Tracking server; None where the settings name none.
+    server
+        The model server; None where the settings name none.
+    """
+
+    folder: Path
+    mlflow: str | None
+    server: ModelServer | None
+
+    def named(self, state: RoutingState, version: str) -> ModelVersion:
+        """Return a version that may be given keys: one of the state, or one that is registered.
+
+        Raises
+        ------
+        Refused
+            It is neither.
+        ConfigError
+            It is not in the state, and the settings name no tracking server.
+        TrackingUnavailable
+            MLflow does not answer.
+        """
+        there = find(state, version)
+        if there is not None:
+            return there
+        tracker = self._tracker(state.pipeline)
+        registered = tracker.versions()
+        if version not in registered:
+            raise Refused(
+                f"{state.pipeline} has no version {version!r}; MLflow knows "
+                f"{', '.join(registered) or 'none'}"
+            )
+        return routed(tracker.version(version), "", 0, "retired")
+
+    def check(self, version: ModelVersion) -> None:
+        """Refuse a version whose published file is not the one that was registered.
+
+        Raises
+        ------
+        Refused
+            Names both digests.
+        """
+        if self.server is None:
+            return
+        there = published_digest(self.server.models_dir, version.served_as)
+        if there not in (None, version.digest):
+            raise Refused(
+                f"{self.server.models_dir / version.served_as}: digest is {there}, but version "
+                f"{version.version} is {version.digest}; restore the file, or take another version"
+            )
+
+    def make_ready(self, version: ModelVersion) -> None:
+        """Have the model server load the version beside the others, and try what is new to it.
+
+        Raises
+        ------
+        Refused
+            What MLflow holds is not what the routing state names.
+        ModelUnavailable
+            The server does not load it.
+        """
+        if self.server is None:
+            return
+        if published_digest(self.server.models_dir, version.served_as) == version.digest:
+            load(self.server.triton_grpc, version.served_as)
+            return
+        from penstock_pipelines.loader import load_pipeline
+
+        tracker = self._tracker(version.model_name)
+        model = tracker.version(version.version)
+        if model.digest != version.digest:
+            raise Refused(
+                f"MLflow {model.name}/{model.version}: digest is {model.digest}, but the routing "
+                f"state names {version.digest}"
+            )
+        try:
+            deploy(self.server, load_pipeline(self.folder), tracker, model)
+        except RetryableError:
+            raise
+        except PenstockError as exc:
+            raise Refused(f"version {version.version} does not pass its trial: {exc}") from exc
+
+    def record_champion(self, version: ModelVersion) -> None:
+        """Tell MLflow who is champion; the routing topic is the order, so that it may fail."""
+        if self.mlflow is None:
+            return
+        try:
+            self._tracker(version.model_name).set_alias(version.version, CHAMPION)
+        except PenstockError as exc:
+            console.note(f"penstock: done, but MLflow was not told: {exc}")
+
+    def _tracker(self, model_name: str) -> Tracker:
+        if self.mlflow is None:
+            raise ConfigError(
+                "PENSTOCK_MLFLOW_URL names no tracking server, and only versions of the routing "
+                "state can be used without; see 'penstock model ls'"
+            )
+        return Tracker(self.mlflow, model_name)
+
+
+def open_versions(profile: Profile, config: StackConfig, folder: Path) -> ModelVersions:
+    """Return the versions of a pipeline's model, where the profile says.
+
+    Raises
+    ------
+    ConfigError
+        Profile prod, and the settings are incomplete.
+    """
+    found = addresses(profile, config)
+    server = None
+    if found.triton_grpc and found.models_dir:
+        server = ModelServer(found.triton_grpc, found.models_dir)
+    return ModelVersions(folder, found.mlflow_url, server)

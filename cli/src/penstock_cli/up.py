@@ -27,17 +27,17 @@ from penstock_cli.options import (
     recorded_state,
     stack_config,
 )
-from penstock_cli.progress import Progress
 
 if TYPE_CHECKING:
     from penstock_stack.component import Component, StackConfig
-    from penstock_stack.state import StackState
+    from penstock_stack.state import ComponentState, StackState
     from penstock_stack.supervisor import Supervisor
 
 READY_WITHIN_S = 900.0
 """Longest start, with every download; each component has a shorter deadline of its own."""
 DOWN_WITHIN_S = 25.0
 _POLL_S = 0.1
+_NEVER_STARTED = ("waiting", "stopped")
 
 
 def up(
@@ -222,3 +222,30 @@ def _stop_unsupervised(data_dir: Path, state: StackState) -> None:
     config = StackConfig(data_dir, cache_dir(os.environ), endpoints_of(state), folders)
     with supervised(config, components(config)) as supervisor:
         supervisor.take_over()
+
+
+class Progress:
+    """Prints each change of a component once. Called from the threads that make them."""
+
+    def __init__(self) -> None:
+        self._shown: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def show(self, state: StackState) -> None:
+        """Print what is new in ``state``."""
+        with self._lock:
+            for name, component in state.components.items():
+                before = self._shown.get(name, "waiting")
+                if before == component.state or (before, component.state) == _NEVER_STARTED:
+                    continue
+                self._shown[name] = component.state
+                console.note(f"  {name:<24} {_what(component)}")
+
+
+def _what(component: ComponentState) -> str:
+    is_first = component.ready_after_s is not None and not component.restarts
+    if component.state in ("ready", "done") and is_first:
+        return f"{component.state} after {component.ready_after_s} s"
+    if component.state in ("restarting", "failed") and component.error:
+        return f"{component.state}: {component.error.splitlines()[0]}"
+    return component.state

@@ -207,7 +207,7 @@ def test_model_ls_before_the_first_model_says_so(
 def test_drift_status_shows_scores_and_alarms_with_their_report(
     log: Log, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drift_verb, "metrics_page", lambda _: PAGE)
+    monkeypatch.setattr(drift_verb, "metrics_page", lambda *_: PAGE)
     log.drift = [ALARM]
     report = Path("state/reports/fraud/ep1.html").resolve()
     report.parent.mkdir(parents=True)
@@ -231,7 +231,7 @@ def test_drift_status_shows_scores_and_alarms_with_their_report(
 def test_drift_status_without_the_service_still_shows_the_alarms(
     log: Log, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drift_verb, "metrics_page", lambda _: None)
+    monkeypatch.setattr(drift_verb, "metrics_page", lambda *_: None)
     log.drift = [ALARM]
     code, out, err = run(capsys, "drift", "status", "fraud", "-o", "json")
     assert code == ExitCode.UNREACHABLE

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from penstock_cli import lifecycle_log, model_versions
+from penstock_cli import lifecycle_log, rollout
 from penstock_cli import main as cli
-from penstock_cli.model_versions import Versions
 from penstock_cli.options import ExitCode
+from penstock_cli.rollout import ModelVersions
 from penstock_schemas.errors import BrokerUnavailable
 from penstock_schemas.records import AuditEvent, ModelVersion, RetrainEvent, RoutingState
 from penstock_schemas.topics import PipelineTopics
@@ -88,11 +88,9 @@ class Registry:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     found = Registry()
-    monkeypatch.setattr(model_versions, "Tracker", lambda *_: found)
-    monkeypatch.setattr(model_versions, "load", lambda _, name: found.told.append(f"load {name}"))
-    monkeypatch.setattr(
-        model_versions, "deploy", lambda *a: found.told.append(f"deploy {a[-1].version}")
-    )
+    monkeypatch.setattr(rollout, "Tracker", lambda *_: found)
+    monkeypatch.setattr(rollout, "load", lambda _, name: found.told.append(f"load {name}"))
+    monkeypatch.setattr(rollout, "deploy", lambda *a: found.told.append(f"deploy {a[-1].version}"))
     return found
 
 
@@ -106,8 +104,8 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registry: Registry) -> 
     found = Log(RoutingState("fraud", 4, 0, "retrain-job/r0", (TWO, ONE)))
     monkeypatch.setattr(lifecycle_log, "open_log", lambda *_: found)
     server = ModelServer("127.0.0.1:1", tmp_path / "models")
-    versions = Versions(folder, "http://mlflow", server)
-    monkeypatch.setattr(model_versions, "open_versions", lambda *_: versions)
+    versions = ModelVersions(folder, "http://mlflow", server)
+    monkeypatch.setattr(rollout, "open_versions", lambda *_: versions)
     monkeypatch.setattr("penstock_pipelines.loader.load_pipeline", lambda _: None)
     publish(tmp_path, "1", MODELS["1"])
     return found
@@ -271,7 +269,7 @@ def test_a_model_server_away_is_no_refusal(
     def away(*_: str) -> None:
         raise BrokerUnavailable("no answer")
 
-    monkeypatch.setattr(model_versions, "load", away)
+    monkeypatch.setattr(rollout, "load", away)
     code, _, _ = run(capsys, "rollback", "fraud", "--yes")
     assert code == ExitCode.UNREACHABLE
     assert log.served[0] == ("2", "champion", 100, "serving")

@@ -3,9 +3,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from penstock_retrain_trigger.ledger import Ledger
 from penstock_retrain_trigger.metrics import TriggerFamilies, TriggerMetrics
 from penstock_schemas.records import RetrainEvent
+from penstock_schemas.retrain_requests import Ledger
 from prometheus_client import CollectorRegistry
 
 

@@ -6,9 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 from penstock_pipelines.lifecycle import Retrain
-from penstock_retrain_trigger.ledger import Ledger
 from penstock_retrain_trigger.policy import Decision, decide
 from penstock_schemas.records import RetrainEvent
+from penstock_schemas.retrain_requests import Ledger
 
 HOUR_MS = 3_600_000
 NOW = 1_000 * HOUR_MS

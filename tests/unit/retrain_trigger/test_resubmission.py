@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from penstock_retrain_trigger.ledger import Ledger, Request
 from penstock_retrain_trigger.resubmission import REASON_CHARS, Action, Job, next_action
 from penstock_schemas.records import RetrainEvent
+from penstock_schemas.retrain_requests import Ledger, Request
 
 
 def ordered(submissions: int) -> Request:

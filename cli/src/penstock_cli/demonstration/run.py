@@ -34,8 +34,8 @@ from penstock_cli.demonstration.stage_tracker import StageTracker
 from penstock_cli.demonstration.stages import CONTROL, LOOP, Expectation, Stage, StageMissed
 from penstock_cli.demonstration.summary import Ledger, ledger, summarise
 from penstock_cli.demonstration.view import View
-from penstock_cli.drift import metrics_page, score_words, scores_of
-from penstock_cli.pipeline_status import read_samples
+from penstock_cli.drift import score_words, scores_of
+from penstock_cli.status import metrics_page, read_samples
 
 MOST_EVENTS: Final = 500_000
 FOUND_WITHIN_LABELS: Final = 30_000
@@ -175,7 +175,7 @@ def _scores(config: StackConfig, pipeline: str) -> Callable[[], list[str]]:
     def scores() -> list[str]:
         nonlocal known, next_s
         if time.monotonic() >= next_s:
-            page = metrics_page(config, _SCORES_WITHIN_S)
+            page = metrics_page(config, "DRIFT", _SCORES_WITHIN_S)
             found = scores_of(list(read_samples(page or "")), pipeline)
             known = [score_words(row) for row in found if row["score"] is not None]
             next_s = time.monotonic() + _SCORES_EVERY_S

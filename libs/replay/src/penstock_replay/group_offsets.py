@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from penstock_schemas.errors import ConfigError
+from penstock_schemas.errors import ConfigError, Refused
 from penstock_streaming.settings import KafkaSettings
 
 from penstock_replay.audit_log import AuditLog, Operation
 from penstock_replay.bounds import Bound, Edge, OffsetBound, TimeBound
 from penstock_replay.offset_file import Offsets, format_offsets
-from penstock_replay.refusal import Refused
 from penstock_replay.topic_facts import BrokerFacts, TopicFacts
 
 _SHOWN: Final = 5

@@ -8,13 +8,12 @@ from itertools import groupby
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
-from penstock_schemas.errors import BrokerUnavailable
+from penstock_schemas.errors import BrokerUnavailable, Refused
 from penstock_streaming.errors import Verdict, translated, verdict
 from penstock_streaming.settings import MESSAGE_MAX_BYTES, KafkaSettings
 from penstock_streaming.timing import Deadline
 
 from penstock_replay.places import Place
-from penstock_replay.refusal import Refused
 from penstock_replay.selection import Span
 
 _BATCH_ROWS: Final = 2000

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from penstock_schemas.errors import Refused
 from penstock_schemas.topics import AUDIT_TOPIC
 
 from penstock_replay.bounds import Bound, Edge, OffsetBound, TimeBound
-from penstock_replay.refusal import Refused
 from penstock_replay.selection import Selection, Span
 from penstock_replay.topic_facts import BrokerFacts, TopicFacts
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from penstock_schemas.errors import Refused
 from penstock_schemas.records import AuditEvent
 from penstock_schemas.topics import PipelineTopics, Topic
 from penstock_streaming.admin import admin_client, change_topics, plan_topics, wait_visible
@@ -22,7 +23,6 @@ from penstock_replay.log_reader import LogReader
 from penstock_replay.pacing import Pacer
 from penstock_replay.places import OffsetSet
 from penstock_replay.range_plan import RangeRequest, Rules, check_target, fix_selection
-from penstock_replay.refusal import Refused
 from penstock_replay.selection import Pick, Selection, operation_id, spans_of
 from penstock_replay.session import Progress, Session, run_audited
 from penstock_replay.topic_facts import BrokerFacts

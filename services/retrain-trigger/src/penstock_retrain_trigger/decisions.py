@@ -15,8 +15,8 @@ from typing import Final
 from penstock_pipelines.lifecycle import Retrain
 from penstock_schemas.errors import RecordError
 from penstock_schemas.records import RetrainEvent
+from penstock_schemas.retrain_requests import ACCEPTED, Ledger, Request
 
-from penstock_retrain_trigger.ledger import ACCEPTED, Ledger, Request
 from penstock_retrain_trigger.metrics import TriggerMetrics
 from penstock_retrain_trigger.policy import decide
 from penstock_retrain_trigger.retrain_log import RetrainLog

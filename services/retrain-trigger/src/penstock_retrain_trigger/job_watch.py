@@ -16,12 +16,12 @@ from typing import Final
 
 from penstock_schemas.errors import RetryableError
 from penstock_schemas.records import RetrainEvent
+from penstock_schemas.retrain_requests import FAILED, RESUBMITTED, Request
 from penstock_streaming.fail_points import FailPoints
 from penstock_streaming.timing import Outage
 
 from penstock_retrain_trigger.decisions import Decisions
 from penstock_retrain_trigger.launcher import JobsUnavailable, RayJobs, job_request
-from penstock_retrain_trigger.ledger import FAILED, RESUBMITTED, Request
 from penstock_retrain_trigger.metrics import TriggerMetrics
 from penstock_retrain_trigger.resubmission import Action, Job, Next, next_action
 from penstock_retrain_trigger.settings import TriggerSettings

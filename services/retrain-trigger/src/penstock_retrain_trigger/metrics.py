@@ -10,9 +10,9 @@ import time
 from typing import Final
 
 from penstock_schemas.records import RetrainEvent
+from penstock_schemas.retrain_requests import SUPPRESSED, Ledger
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from penstock_retrain_trigger.ledger import SUPPRESSED, Ledger
 from penstock_retrain_trigger.policy import last_accepted_ms
 
 NEVER: Final = float("nan")

@@ -21,8 +21,7 @@ from typing import Final, Literal
 
 from penstock_pipelines.lifecycle import Retrain
 from penstock_schemas.records import RetrainEvent
-
-from penstock_retrain_trigger.ledger import ACCEPTED, BY_HAND, SUPPRESSED, Ledger
+from penstock_schemas.retrain_requests import ACCEPTED, BY_HAND, SUPPRESSED, Ledger
 
 ReasonClass = Literal["", "invalid", "disabled", "in flight", "cooldown", "budget"]
 DAY_MS: Final = 24 * 3_600_000

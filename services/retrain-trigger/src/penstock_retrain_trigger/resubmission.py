@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from penstock_retrain_trigger.ledger import Request
+from penstock_schemas.retrain_requests import Request
 
 TERMINAL: Final = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 FAILED_FOR_GOOD: Final = 1

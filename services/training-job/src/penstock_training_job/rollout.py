@@ -1,7 +1,8 @@
-"""The routing states of a rollout: canary, promoted, rejected, and the loser retired. Pure.
+"""The routing states of a job's rollout: canary, promoted, rejected, and the loser retired. Pure.
 
 Each function takes the state in force and returns the next one, or the same object where nothing
-is left to do. A state that somebody else has changed in the meantime is left alone.
+is left to do. The moves are those of `penstock_routing.rollout`; what is added here is that a job
+makes none of them on a state that somebody else has changed since.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from penstock_routing.rollout import promoted, with_canary, with_share
 from penstock_routing.states import (
     CHALLENGER,
     CHAMPION,
@@ -16,10 +18,8 @@ from penstock_routing.states import (
     PREVIOUS,
     find,
     following,
-    forgotten,
     job_of,
     retired,
-    succeeded,
     writer_of,
 )
 from penstock_schemas.errors import PenstockError
@@ -71,8 +71,8 @@ class Rollout:
         if any(v.weight for v in others) and not is_of_job(state):
             raise Overtaken(f"another canary runs, by {writer_of(state)}")
         left = [retired(v) if v.state in ("canary", "draining") else v for v in others]
-        champion = replace(_serving(state), weight=100 - percent)
-        return self._next(state, [champion, self._entry(CHALLENGER, percent, "canary"), *left])
+        mine = self._entry(CHALLENGER, percent, "canary")
+        return self._next(state, with_share(_serving(state), mine, left))
 
     def promoted(self, now: RoutingState | None) -> RoutingState:
         """Make the candidate the champion; the old one drains.
@@ -85,10 +85,7 @@ class Rollout:
         if now is not None and now.champion and now.champion.version == self.candidate.version:
             return now
         state = self.running(now)
-        known = (self.candidate.version, self.champion)
-        others = [forgotten(v) for v in state.versions if v.version not in known]
-        mine = self._entry(CHAMPION, 100 - sum(v.weight for v in others), "serving")
-        return self._next(state, [mine, succeeded(_serving(state)), *others])
+        return self._next(state, promoted(state, self._entry("", 0, "canary")))
 
     def running(self, now: RoutingState | None) -> RoutingState:
         """Return the state if the canary runs.
@@ -116,10 +113,7 @@ class Rollout:
         mine = find(state, self.candidate.version)
         if mine is None or mine.state != "canary":
             return state
-        champion = _serving(state)
-        champion = replace(champion, weight=champion.weight + mine.weight)
-        others = [v for v in state.versions if v is not mine and v.alias != CHAMPION]
-        return self._next(state, [champion, retired(mine), *others])
+        return self._next(state, with_canary(state, mine, 0))
 
     def _checked(self, now: RoutingState | None) -> RoutingState:
         champion = None if now is None else now.champion

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 from penstock_cli import main as cli
-from penstock_cli.option_groups import Where, WhichLetters, with_groups
+from penstock_cli.options import Where, WhichLetters, with_groups
 from typer.main import get_command
 from typer.testing import CliRunner
 

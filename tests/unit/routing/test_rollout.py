@@ -1,4 +1,4 @@
-"""What the command line may do to a routing state."""
+"""What may be done to a routing state, by the command line and by a training job."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from penstock_cli.retrain_history import requests_of
-from penstock_cli.rollout_moves import (
+from penstock_routing.rollout import (
     Versions,
     promoted,
-    refuse_owned,
     rolled_back,
     with_canary,
     with_shadow,
 )
-from penstock_replay.refusal import Refused
-from penstock_schemas.records import ModelVersion, RetrainEvent, RoutingState
+from penstock_schemas.errors import Refused
+from penstock_schemas.records import ModelVersion, RoutingState
 
 Facts = tuple[str, str, int, str]
 
@@ -145,29 +143,3 @@ def test_the_way_back_keeps_its_name_on_trial_and_after_it(percent: int) -> None
 def test_what_is_unsafe_is_refused(move: Callable[[], Versions], reason: str) -> None:
     with pytest.raises(Refused, match=reason):
         move()
-
-
-ASKED = RetrainEvent.request("r1", "m", 0, "drift")
-RUNS = [ASKED, ASKED.followed_by("accepted", 1), ASKED.followed_by("started", 2)]
-CANARY = (replace(ONE, weight=90), version("2", "challenger", 10, "canary"))
-
-
-def test_a_job_with_its_canary_out_owns_the_rollout() -> None:
-    now = state(*CANARY, by="retrain-job/r1")
-    with pytest.raises(Refused, match="penstock retrain cancel m r1 --yes"):
-        refuse_owned(now, requests_of(RUNS))
-
-
-@pytest.mark.parametrize(
-    ("now", "events"),
-    [
-        (state(*CANARY, by="cli:ann"), RUNS),
-        (state(ONE, by="retrain-job/r1"), RUNS),
-        (state(*CANARY, by="retrain-job/r0"), RUNS),
-        (state(*CANARY, by="retrain-job/r1"), [*RUNS, ASKED.followed_by("failed", 3)]),
-    ],
-)
-def test_a_canary_of_nobody_or_of_a_dead_job_may_be_changed(
-    now: RoutingState, events: list[RetrainEvent]
-) -> None:
-    refuse_owned(now, requests_of(events))

@@ -1,52 +1,35 @@
-"""What ``penstock model`` may do to a routing state: promote, roll back, canary, shadow. Pure.
+"""Moves of a rollout: promote, roll back, canary, shadow, end. Pure.
 
-Each move returns the versions of the next revision, or the same tuple where nothing is left to do.
+Each takes the state in force and returns the versions of the next revision, or the same tuple
+where nothing is left to do. The command line and the training job make the same moves; who may
+make one, and when, is checked by them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from penstock_replay.refusal import Refused
+from penstock_schemas.errors import Refused
+from penstock_schemas.records import ModelVersion, RoutingState
+
 from penstock_routing.states import (
     CHALLENGER,
     CHAMPION,
     PREVIOUS,
     forgotten,
-    job_of,
     retired,
     succeeded,
 )
-from penstock_schemas.records import ModelVersion, RoutingState
-
-from penstock_cli.retrain_history import Request
 
 Versions = tuple[ModelVersion, ...]
 LEAST_CHAMPION: Final = 1
 """Percent of the keys that a champion keeps: with less it would be none."""
 
 
-def refuse_owned(now: RoutingState, requests: list[Request]) -> None:
-    """Refuse while a retraining has its canary out: it decides what becomes of it.
-
-    Raises
-    ------
-    Refused
-        Names the request and how to take the rollout from it.
-    """
-    owner = job_of(now)
-    if owner is None or not any(v.state == "canary" for v in now.versions):
-        return
-    if any(r.request_id == owner and r.is_in_flight for r in requests):
-        raise Refused(
-            f"retraining {owner} has its canary out since revision {now.revision} and decides on "
-            f"it; to take over, first 'penstock retrain cancel {now.pipeline} {owner} --yes'"
-        )
-
-
 def promoted(now: RoutingState, candidate: ModelVersion) -> Versions:
-    """Make a version the champion; the old one stays the way back.
+    """Make a version the champion; the old one drains and stays the way back.
 
     What other versions answer for stays theirs.
 
@@ -141,9 +124,17 @@ def with_shadow(now: RoutingState, candidate: ModelVersion, *, on: bool) -> Vers
     return _shared(now, champion, shown if on else retired(shown))
 
 
-def _shared(now: RoutingState, champion: ModelVersion, mine: ModelVersion) -> Versions:
-    """Return the versions with one changed and the champion left with what the others leave."""
-    others = _others(now, champion, mine)
+def with_share(
+    champion: ModelVersion, mine: ModelVersion, others: Iterable[ModelVersion]
+) -> Versions:
+    """Return the champion with the keys that one version and the others leave it, then these.
+
+    Raises
+    ------
+    Refused
+        Nothing is left for the champion.
+    """
+    others = tuple(others)
     left = 100 - mine.weight - sum(v.weight for v in others)
     if left < LEAST_CHAMPION:
         taken = ", ".join(f"{v.version} {v.weight} %" for v in others if v.weight)
@@ -151,7 +142,12 @@ def _shared(now: RoutingState, champion: ModelVersion, mine: ModelVersion) -> Ve
             f"{mine.weight} % for version {mine.version} leave the champion {left} %; "
             f"others have: {taken or 'nothing'}; 'penstock model promote' gives a version all"
         )
-    found = (replace(champion, weight=left), mine, *others)
+    return (replace(champion, weight=left), mine, *others)
+
+
+def _shared(now: RoutingState, champion: ModelVersion, mine: ModelVersion) -> Versions:
+    """Return the versions with one changed, the same tuple where it was so already."""
+    found = with_share(champion, mine, _others(now, champion, mine))
     return now.versions if set(found) == set(now.versions) else found
 
 

@@ -6,8 +6,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from penstock_cli import pipeline_status, status
-from penstock_cli.pipeline_status import drain_s, read_samples, served_models, topics_of, total
+from penstock_cli import status
+from penstock_cli.options import topics_of
+from penstock_cli.status import drain_s, read_samples, served_models, total
 from penstock_stack.component import StackConfig
 from penstock_stack.endpoints import Endpoints
 
@@ -60,7 +61,7 @@ def test_a_pipeline_that_answers_late_delays_no_other(monkeypatch: pytest.Monkey
         both.wait()
         return {"name": folder.name}
 
-    monkeypatch.setattr(pipeline_status, "pipeline_status", answer)
+    monkeypatch.setattr(status, "pipeline_status", answer)
     config = StackConfig(Path(), Path(), Endpoints({}), (Path("a"), Path("b")))
     assert status.pipelines(config) == [{"name": "a"}, {"name": "b"}]
 

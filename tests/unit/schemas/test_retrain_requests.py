@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from penstock_retrain_trigger.ledger import Ledger
 from penstock_schemas.records import RetrainEvent
+from penstock_schemas.retrain_requests import Ledger
 
 STATES = ("requested", "accepted", "suppressed", "started", "finished", "failed", "cancelled")
 records = st.lists(

@@ -1,13 +1,15 @@
 """What became of each retrain request: the fold of a pipeline's retrain events. No I/O, no clock.
 
+Used by everybody who reads the retrain topic: the trigger that decides, the job, the command line.
 The state is a function of the set of (event, offset) alone: events may come in any order and any
-number of times. Where two records contradict each other, the one that lies first in the topic
-counts.
+number of times. Where two records contradict each other, the one with the lower offset counts.
+
+Readers differ in one rule, which states end a request. It is the parameter ``ends``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,13 +25,16 @@ FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
 DECISIONS: Final = frozenset({ACCEPTED, SUPPRESSED})
 ENDS: Final = frozenset({FINISHED, FAILED, CANCELLED})
+"""States that end an accepted request."""
+ENDS_OR_SUPPRESSED: Final = ENDS | {SUPPRESSED}
+"""States after which nothing follows, for those who look at every request alike."""
 BY_HAND: Final = frozenset({"cli", "rest"})
 """Sources of requests made by a person."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One event and where it lies."""
+    """One event and its offset."""
 
     offset: int
     event: RetrainEvent
@@ -43,15 +48,35 @@ class Request:
     ----------
     steps
         By event id; of a repeated one, the first.
+    ends
+        States that end it.
     """
 
     request_id: str
     steps: dict[str, Step] = field(default_factory=dict)
+    ends: frozenset[str] = ENDS
+
+    def fold(self, event: RetrainEvent, offset: int) -> bool:
+        """Take an event of this request in; return whether its id is new."""
+        known = self.steps.get(event.event_id)
+        if known is None or offset < known.offset:
+            self.steps[event.event_id] = Step(offset, event)
+        return known is None
+
+    @property
+    def events(self) -> list[RetrainEvent]:
+        """Every event once, in the order of the topic."""
+        return [s.event for s in sorted(self.steps.values(), key=lambda step: step.offset)]
 
     def first(self, states: frozenset[str]) -> Step | None:
-        """Return the step in one of these states that lies first in the topic."""
+        """Return the step in one of these states with the lowest offset."""
         found = [step for step in self.steps.values() if step.event.state in states]
         return min(found, key=lambda step: step.offset, default=None)
+
+    def event(self, state: str) -> RetrainEvent | None:
+        """Return the first event of a state."""
+        found = self.first(frozenset({state}))
+        return None if found is None else found.event
 
     @property
     def requested(self) -> Step | None:
@@ -65,29 +90,39 @@ class Request:
 
     @property
     def end(self) -> Step | None:
-        """Its end; None while it is open, and of a suppressed one."""
-        return self.first(ENDS)
+        """Its end; None while it is open."""
+        return self.first(self.ends)
+
+    @property
+    def last(self) -> RetrainEvent:
+        """The event that ended it, or the newest."""
+        return self.events[-1] if self.end is None else self.end.event
 
     @property
     def is_accepted(self) -> bool:
-        """Tell whether it was accepted, whatever became of it."""
+        """Whether it was accepted, whatever became of it."""
         decision = self.decision
         return decision is not None and decision.event.state == ACCEPTED
 
     @property
     def is_started(self) -> bool:
-        """Tell whether its job has said that it works."""
-        return self.first(frozenset({STARTED})) is not None
+        """Whether its job has written ``started``."""
+        return self.event(STARTED) is not None
 
     @property
     def is_undecided(self) -> bool:
-        """Tell whether it still needs a decision; one that was cancelled before needs none."""
+        """Whether it still needs a decision; one that was cancelled before needs none."""
         return self.requested is not None and self.decision is None and self.end is None
 
     @property
     def is_in_flight(self) -> bool:
-        """Tell whether it is accepted and has not ended."""
+        """Whether it is accepted and has not ended."""
         return self.is_accepted and self.end is None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing has ended it, decided or not."""
+        return self.end is None
 
     @property
     def submissions(self) -> int:
@@ -110,29 +145,30 @@ class Request:
 
 @dataclass(slots=True)
 class Ledger:
-    """All requests of one pipeline."""
+    """All requests of one pipeline.
+
+    Parameters
+    ----------
+    ends
+        States that end a request.
+    """
 
     requests: dict[str, Request] = field(default_factory=dict)
+    ends: frozenset[str] = ENDS
     _undecided: set[str] = field(default_factory=set, repr=False)
     _accepted: set[str] = field(default_factory=set, repr=False)
 
     def fold(self, event: RetrainEvent, offset: int) -> bool:
-        """Take in an event.
-
-        Returns
-        -------
-        Whether its id is new.
-        """
-        request = self.requests.setdefault(event.request_id, Request(event.request_id))
-        known = request.steps.get(event.event_id)
-        if known is None or offset < known.offset:
-            request.steps[event.event_id] = Step(offset, event)
-            _keep(self._undecided, event.request_id, request.is_undecided)
-            _keep(self._accepted, event.request_id, request.is_accepted)
-        return known is None
+        """Take in an event; return whether its id is new."""
+        name = event.request_id
+        request = self.requests.setdefault(name, Request(name, ends=self.ends))
+        is_new = request.fold(event, offset)
+        _keep(self._undecided, name, request.is_undecided)
+        _keep(self._accepted, name, request.is_accepted)
+        return is_new
 
     def holds(self, event: RetrainEvent) -> bool:
-        """Tell whether the event is in the topic."""
+        """Return whether the event is in the topic."""
         request = self.requests.get(event.request_id)
         return request is not None and event.event_id in request.steps
 
@@ -155,6 +191,14 @@ class Ledger:
         for request in self.requests.values():
             for step in request.steps.values():
                 yield step.event
+
+
+def requests_of(events: Iterable[RetrainEvent], ends: frozenset[str] = ENDS) -> list[Request]:
+    """Return the requests of events given in the order of the topic, in that order."""
+    ledger = Ledger(ends=ends)
+    for offset, event in enumerate(events):
+        ledger.fold(event, offset)
+    return list(ledger.requests.values())
 
 
 def _keep(names: set[str], name: str, is_one: bool) -> None:

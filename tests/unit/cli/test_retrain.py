@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from penstock_cli.retrain_history import parse_time, requests_of, to_cancel
+from penstock_cli.retrain import parse_time, row_of, to_cancel
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import RetrainEvent
+from penstock_schemas.retrain_requests import ENDS_OR_SUPPRESSED, Request
+from penstock_schemas.retrain_requests import requests_of as all_requests
 
 ASKED = RetrainEvent.request("r1", "fraud", 1_750_000_000_000, "drift", reason="error doubled")
 STARTED = ASKED.followed_by("started", 1_750_000_002_000, job_id="r1", run_id="run")
@@ -17,6 +19,10 @@ FINISHED = ASKED.followed_by(
     metrics={"canary_auc": 0.95},
 )
 OTHER = RetrainEvent.request("r2", "fraud", 1_750_000_001_000, "cli", actor="ada")
+
+
+def requests_of(events: list[RetrainEvent]) -> list[Request]:
+    return all_requests(events, ENDS_OR_SUPPRESSED)
 
 
 def test_events_of_interleaved_requests_are_told_apart() -> None:
@@ -32,7 +38,7 @@ def test_a_repeated_event_counts_once() -> None:
 
 def test_what_came_on_the_way_is_kept_after_the_end() -> None:
     (found,) = requests_of([ASKED, STARTED, FINISHED])
-    row = found.to_dict()
+    row = row_of(found)
     assert (row["state"], row["verdict"], row["model_version"]) == ("finished", "promoted", "2")
     assert (row["run_id"], row["metrics"]) == ("run", {"canary_auc": 0.95})
     assert row["requested_because"] == "error doubled"
@@ -42,7 +48,7 @@ def test_what_came_on_the_way_is_kept_after_the_end() -> None:
 def test_what_comes_after_the_end_does_not_reopen_a_request() -> None:
     cancelled = ASKED.followed_by("cancelled", 1_750_000_004_000)
     (found,) = requests_of([ASKED, cancelled, STARTED])
-    assert not found.is_in_flight
+    assert not found.is_open
     assert found.last.state == "cancelled"
 
 
