@@ -30,8 +30,8 @@ from harness.drift import (
 )
 from harness.waiting import eventually
 from penstock_drift.monitor import DriftMonitor
-from penstock_drift.observations import Observations, observations_of
 from penstock_drift.quality import auc
+from penstock_monitoring.observations import Observations, observations_of
 from penstock_monitoring.reference import Reference
 from penstock_schemas.codec import ColumnarDecoder
 from penstock_schemas.records import DriftEvent, RetrainEvent

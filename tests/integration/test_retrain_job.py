@@ -13,8 +13,8 @@ from harness.retrain import RetrainRig, find_places, loaded, pressed, shape, vib
 from penstock_monitoring.reference import REFERENCE_FILE, SAMPLE_FILE, Reference
 from penstock_schemas.errors import ConfigError
 from penstock_training.tracking import CHAMPION, DATASET_FILE, REQUEST_TAG, Tracker
+from penstock_training_job.gates import METRICS
 from penstock_training_job.label_rows import rebuild
-from penstock_training_job.verdict import METRICS
 from penstock_training_job.workplace import Places
 
 pytestmark = [

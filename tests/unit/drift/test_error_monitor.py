@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from penstock_drift.change_point import change_point
 from penstock_drift.error_monitor import ErrorFinding, ErrorMonitor
 from penstock_drift.journal import BLOCK_ROWS, CAPACITY_ROWS, Loss
-from penstock_monitoring.error import bounded_log_loss, expected_log_loss
+from penstock_monitoring.losses import bounded_log_loss, expected_log_loss
 from penstock_pipelines.lifecycle import Monitor
 
 Row = tuple[float, float]

@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from penstock_drift.join import Pairs
 from penstock_drift.metrics import DriftFamilies, DriftMetrics
-from penstock_drift.quality import ROWS, VERSIONS, Quality, auc
+from penstock_drift.quality import ROWS, VERSIONS, Quality
+from penstock_monitoring.label_join import Pairs
 from prometheus_client import CollectorRegistry
-
-
-@given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.booleans()), min_size=1))
-def test_auc_is_the_share_of_pairs_in_order(rows: list[tuple[float, bool]]) -> None:
-    scores, labels = np.array(rows, np.float64).T
-    pairs = [
-        1.0 if one > other else 0.5 if one == other else 0.0
-        for one in scores[labels > 0]
-        for other in scores[labels == 0]
-    ]
-    expected = np.mean(pairs) if pairs else np.nan
-    assert auc(scores, labels) == pytest.approx(expected, nan_ok=True)
 
 
 def pairs_of(scores: np.ndarray, labels: np.ndarray, version: str) -> Pairs:

@@ -2,17 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from penstock_training_job.judge import (
-    MIN_POSITIVES,
-    Comparison,
-    _aucs,
-    auc,
-    canary_objection,
-    compare,
-    is_enough,
-    offline_objection,
-)
-from sklearn.metrics import roc_auc_score
+from penstock_monitoring.quality import auc
+from penstock_training_job.gates import canary_objection, offline_objection
+from penstock_training_job.judge import MIN_POSITIVES, Comparison, compare, is_enough
 
 
 def drawn(
@@ -23,16 +15,6 @@ def drawn(
     common = rng.normal(size=n)
     noises = [0.7 * common + 0.7 * rng.normal(size=n) for _ in range(2)]
     return labels, candidate * labels + noises[0], champion * labels + noises[1]
-
-
-def test_auc_is_the_usual_one_with_ties_and_weights(rng: np.random.Generator) -> None:
-    labels = (rng.random(400) < 0.1).astype(np.float64)
-    labels[:2] = [0.0, 1.0]
-    scores = np.round(rng.random(400) + 0.5 * labels, 1)
-    weights = 1.0 + rng.integers(0, 3, (5, 400))
-    usual = [roc_auc_score(labels, scores, sample_weight=w) for w in weights]
-    assert _aucs(labels, scores, weights) == pytest.approx(usual)
-    assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
 
 
 def test_interval_covers_the_true_gain_about_as_often_as_it_says() -> None:
@@ -56,7 +38,7 @@ def test_memory_bound_changes_nothing(
 ) -> None:
     rows = drawn(rng, 500, 2.0, 1.0)
     whole = compare(*rows, resamples=400)
-    monkeypatch.setattr("penstock_training_job.judge._CHUNK_CELLS", 500 * 7)
+    monkeypatch.setattr("penstock_monitoring.intervals._CHUNK_CELLS", 500 * 7)
     parts = compare(*rows, resamples=400)
     assert parts.gain_low == pytest.approx(whole.gain_low, abs=0.02)
     assert parts.candidate_auc == whole.candidate_auc

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
+from penstock_monitoring.label_join import join_labels
 from penstock_schemas.codec import encode_one
 from penstock_schemas.schema_files import schema_text
 from penstock_training_job.columns import LabelColumns, PredictionColumns, Wanted
@@ -10,7 +11,6 @@ from penstock_training_job.rows import (
     Kept,
     features_of,
     ids_digest,
-    joined,
     labels_of,
     scores_of,
 )
@@ -89,7 +89,7 @@ def test_only_zero_and_one_are_labels() -> None:
 
 
 def test_rows_are_joined_by_event_in_the_order_of_time_and_id() -> None:
-    found = joined(
+    found = join_labels(
         predictions(prediction("b", 2, 0.2), prediction("c", 1, 0.3), prediction("a", 2, 0.4)),
         labels(label("a", 1.0), label("x"), label("c", 0.0), label("b", 0.0)),
     )
@@ -103,21 +103,21 @@ def test_rows_are_joined_by_event_in_the_order_of_time_and_id() -> None:
 
 
 def test_what_has_no_label_or_no_prediction_is_no_row() -> None:
-    assert joined(predictions(prediction("a")), None) is None
-    assert joined(None, labels(label("a"))) is None
-    assert joined(predictions(prediction("a")), labels(label("b"))) is None
+    assert join_labels(predictions(prediction("a")), labels()) is None
+    assert join_labels(predictions(), labels(label("a"))) is None
+    assert join_labels(predictions(prediction("a")), labels(label("b"))) is None
 
 
 def test_label_that_became_known_first_wins_whatever_was_read_first() -> None:
     late, early = labels(label("a", 0.0, at=9)), labels(label("a", 1.0, at=3), partition=1)
     for order in ([late, early], [early, late]):
-        found = joined(predictions(prediction("a")), pa.concat_tables(order))
+        found = join_labels(predictions(prediction("a")), pa.concat_tables(order))
         assert found is not None
         assert labels_of(found).tolist() == [1.0]
 
 
 def test_first_prediction_of_an_event_wins() -> None:
-    found = joined(
+    found = join_labels(
         predictions(prediction("a", 1, 0.1), prediction("b", 1, 0.9), prediction("a", 1, 0.7)),
         labels(label("a"), label("b")),
     )

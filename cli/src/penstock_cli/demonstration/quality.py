@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
+from penstock_monitoring.intervals import paired_bootstrap
+from penstock_monitoring.quality import auc
 
 from penstock_cli.demonstration.joined_rows import UNKNOWN, JoinedRows, Rows
-from penstock_cli.demonstration.roc import auc, compare
 
 WINDOW_ROWS: Final = 5_000
 """Joined rows of one point of the curve, and of the live figure."""
@@ -123,7 +124,7 @@ def promotion(
 ) -> Promotion:
     """Return the quality on the rows after the promotion."""
     labels, scores, oracle = (rows.floats(n)[chosen] for n in ("label", "score", "oracle"))
-    both = compare(labels, scores, oracle, seed)
+    both = paired_bootstrap(labels, scores, oracle, stratified=False, seed=seed)
     return Promotion(
         quality_of(rows, chosen),
         both.first_interval,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from penstock_monitoring.quality import auc
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.errors import PenstockError
@@ -28,7 +29,6 @@ from penstock_cli.demonstration.quality import (
     phases,
     promotion,
 )
-from penstock_cli.demonstration.roc import auc
 from penstock_cli.demonstration.source import EventSource, Publish
 from penstock_cli.demonstration.stage_tracker import StageTracker
 from penstock_cli.demonstration.stages import CONTROL, LOOP, Expectation, Stage, StageMissed

@@ -1,1 +1,1 @@
-"""What training writes and drift detection reads: pure, no I/O."""
+"""What training, monitoring and judges share: references, losses, quality, label join. Pure."""

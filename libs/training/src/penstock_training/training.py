@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from typing import Final
 
+from penstock_monitoring.quality import auc, average_precision, log_loss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,12 +87,10 @@ def train_on(rows: TrainingSet, trainer: Trainer) -> Training:
 
 
 def _quality(labels: Vector, scores: Vector) -> dict[str, float]:
-    from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
-
     return {
-        "auc": float(roc_auc_score(labels, scores)),
-        "average_precision": float(average_precision_score(labels, scores)),
-        "log_loss": float(log_loss(labels, scores)),
+        "auc": auc(labels, scores),
+        "average_precision": average_precision(labels, scores),
+        "log_loss": log_loss(labels, scores),
     }
 
 

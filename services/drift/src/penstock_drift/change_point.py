@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-
-from penstock_drift.observations import Floats, Ints
+from penstock_monitoring.observations import Floats, Ints
 
 MIN_ROWS: Final = 30
 """Fewest errors on either side of a change."""

@@ -7,7 +7,9 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from penstock_monitoring.error import bounded_log_loss
+from penstock_monitoring.label_join import StreamJoin
+from penstock_monitoring.losses import bounded_log_loss
+from penstock_monitoring.observations import Floats, Observations
 from penstock_monitoring.reference import SCORE
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.errors import FatalError
@@ -16,8 +18,6 @@ from penstock_streaming.timing import Deadline
 
 from penstock_drift.findings import ERROR
 from penstock_drift.history import History
-from penstock_drift.join import LabelJoin
-from penstock_drift.observations import Floats, Observations
 
 LABEL: Final = "label"
 
@@ -107,7 +107,7 @@ def _labelled(
 ) -> pd.DataFrame:
     """Return the predictions of events since the change that have met their label."""
     predictions = _Predictions(config, event)
-    join = LabelJoin(config.labels.max_waiting, config.labels.horizon_s * 1000.0)
+    join = StreamJoin(config.labels.max_waiting, config.labels.horizon_s * 1000.0)
     offsets: list[int] = []
     labels: list[float] = []
     for batch in batches:

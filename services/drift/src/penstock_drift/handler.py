@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from penstock_monitoring.observations import Observations, observations_of
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.codec import ColumnarDecoder, encode_one
 from penstock_schemas.records import DriftEvent
@@ -22,7 +23,6 @@ from penstock_streaming.timing import Deadline
 from penstock_drift.display import Display
 from penstock_drift.history import History
 from penstock_drift.monitor import DriftMonitor, Outcome
-from penstock_drift.observations import Observations, observations_of
 from penstock_drift.outputs import SchemaIds, outputs_of
 from penstock_drift.references import References
 from penstock_drift.rekey import PARTITION

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
+from penstock_monitoring.observations import Observations, observations_of
 from penstock_schemas.codec import ColumnarDecoder, Resolve, decode_one
 from penstock_schemas.records import DriftState
 from penstock_schemas.schema_files import schema_text
@@ -13,7 +14,6 @@ from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
 
-from penstock_drift.observations import Observations, observations_of
 from penstock_drift.state_log import PartitionLog
 
 

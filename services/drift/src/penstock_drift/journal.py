@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-
-from penstock_drift.observations import Floats, Ints
+from penstock_monitoring.observations import Floats, Ints
 
 CAPACITY_ROWS: Final = 30_000
 """Losses kept; the older half goes when there would be more."""

@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from penstock_monitoring.error import bounded_log_loss, expected_log_loss
+from penstock_monitoring.label_join import Counts, Pairs, StreamJoin
+from penstock_monitoring.losses import bounded_log_loss, expected_log_loss
+from penstock_monitoring.observations import Floats, Ints, Observations
 from penstock_monitoring.reference import Reference
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.records import DriftEvent, RetrainEvent
@@ -19,9 +21,7 @@ from penstock_schemas.records import DriftEvent, RetrainEvent
 from penstock_drift.episodes import Episode
 from penstock_drift.error_monitor import ErrorFinding, ErrorMonitor
 from penstock_drift.findings import Findings, Moment, Watched
-from penstock_drift.join import Counts, LabelJoin, Pairs
 from penstock_drift.journal import Loss
-from penstock_drift.observations import Floats, Ints, Observations
 from penstock_drift.psi_monitor import PsiFinding, PsiMonitor
 from penstock_drift.succession import Succession
 
@@ -68,7 +68,7 @@ class DriftMonitor:
         self._width = len(names)
         self._reference_of = reference_of
         self._findings = Findings(config)
-        self._join = LabelJoin(config.labels.max_waiting, config.labels.horizon_s * 1000.0)
+        self._join = StreamJoin(config.labels.max_waiting, config.labels.horizon_s * 1000.0)
         self.watched: Watched | None = None
         self._succession = Succession()
         self.error = ErrorMonitor(config.monitor)

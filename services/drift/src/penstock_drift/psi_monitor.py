@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from penstock_monitoring.observations import Floats, Ints, Matrix
 from penstock_monitoring.psi import Counts, psi
 from penstock_monitoring.reference import SCORE, Histogram, Reference
 from penstock_pipelines.lifecycle import Monitor
-
-from penstock_drift.observations import Floats, Ints, Matrix
 
 
 @dataclass(slots=True)

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from penstock_monitoring.label_join import Pairs
+from penstock_monitoring.observations import Floats
+from penstock_monitoring.quality import auc
 
-from penstock_drift.join import Pairs
 from penstock_drift.metrics import DriftMetrics
-from penstock_drift.observations import Floats
 
 ROWS: Final = 20_000
 """Newest labels per version."""
@@ -81,7 +82,7 @@ class Quality:
             copies = {version: ring.copy() for version, ring in self._rings.items()}
         families, pipeline = self._metrics.families, self._metrics.pipeline
         for version, rows in copies.items():
-            families.auc.labels(pipeline, *version).set(auc(rows[:, 0], rows[:, 1]))
+            families.auc.labels(pipeline, *version).set(auc(rows[:, 1], rows[:, 0]))
             families.auc_rows.labels(pipeline, *version).set(len(rows))
             families.error.labels(pipeline, *version).set(float(rows[:, 2].mean()))
 
@@ -97,23 +98,3 @@ class Quality:
                 remove(self._metrics.pipeline, *version)
             except KeyError:  # it was never shown
                 continue
-
-
-def auc(scores: Floats, labels: Floats) -> float:
-    """Return the area under the ROC curve; NaN without rows of both classes.
-
-    Examples
-    --------
-    >>> auc(np.array([0.1, 0.4, 0.4, 0.8]), np.array([0.0, 0.0, 1.0, 1.0]))
-    0.875
-    """
-    is_positive = labels > 0.5
-    positives = int(is_positive.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
-        return float("nan")
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks = ends - (counts - 1) / 2.0
-    above = ranks[inverse[is_positive]].sum() - positives * (positives + 1) / 2.0
-    return float(above / (positives * negatives))

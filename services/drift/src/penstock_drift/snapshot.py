@@ -6,10 +6,10 @@ import json
 from hashlib import sha256
 from typing import Final
 
+from penstock_monitoring.label_join import REBUILT_FROM
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.records import DriftState
 
-from penstock_drift.join import REBUILT_FROM
 from penstock_drift.monitor import DriftMonitor
 
 FORMAT: Final = 2

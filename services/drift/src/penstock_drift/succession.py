@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
-
-from penstock_drift.observations import Ints, Observations
+from penstock_monitoring.observations import Ints, Observations
 
 SWITCH_ROWS: Final = 256
 """Champion's predictions in a row that come from another version before that one is watched:

@@ -16,10 +16,16 @@ from penstock_training.onnx_export import onnx_scores
 from penstock_training.tracking import DATASET_FILE, RegisteredModel
 
 from penstock_training_job.columns import Wanted
+from penstock_training_job.gates import (
+    PROMOTED,
+    REJECTED,
+    Verdict,
+    canary_metrics,
+    canary_objection,
+)
 from penstock_training_job.judge import (
     MIN_POSITIVES,
     Comparison,
-    canary_objection,
     compare,
     is_enough,
 )
@@ -27,7 +33,6 @@ from penstock_training_job.label_rows import LabelRows, after, kept_rows
 from penstock_training_job.request import now_ms
 from penstock_training_job.rollout import Rollout
 from penstock_training_job.rows import features_of, labels_of, scores_of
-from penstock_training_job.verdict import PROMOTED, REJECTED, Verdict, canary_metrics
 from penstock_training_job.workplace import Workplace
 
 LOG = logging.getLogger("penstock.retrain_job")

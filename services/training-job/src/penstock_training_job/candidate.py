@@ -17,6 +17,7 @@ from penstock_training.trainers import Trainer
 from penstock_training.training import Training, plot_files, train_on
 from penstock_training.training_set import TrainingSet
 
+from penstock_training_job.gates import CHAMPION_TAG, holdout_metrics
 from penstock_training_job.judge import MIN_POSITIVES, compare, is_enough
 from penstock_training_job.label_rows import (
     LabelRows,
@@ -26,7 +27,6 @@ from penstock_training_job.label_rows import (
     training_rows,
 )
 from penstock_training_job.request import now_ms
-from penstock_training_job.verdict import CHAMPION_TAG, holdout_metrics
 from penstock_training_job.workplace import Workplace
 
 LOG = logging.getLogger("penstock.retrain_job")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import pyarrow as pa
+from penstock_monitoring.label_join import join_labels
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.codec import Resolve
 from penstock_schemas.errors import ConfigError
@@ -13,7 +14,7 @@ from penstock_streaming.settings import KafkaSettings
 from penstock_training.training_set import TrainingSet
 
 from penstock_training_job.columns import LabelColumns, PredictionColumns, Wanted
-from penstock_training_job.rows import Kept, features_of, ids_digest, joined, labels_of
+from penstock_training_job.rows import Kept, features_of, ids_digest, labels_of
 from penstock_training_job.topic_log import Offsets, Position, TopicLog
 
 READ_TIMEOUT_S: Final = 300.0
@@ -94,7 +95,10 @@ class LabelRows:
         predictions, labels = self._kept
         if min(predictions.rows, labels.rows) < at_least:
             return None
-        return joined(predictions.table(), labels.table())
+        found, known = predictions.table(), labels.table()
+        if found is None or known is None:
+            return None
+        return join_labels(found, known, prediction="first", label="first")
 
     def ranges(self) -> dict[str, dict[str, dict[str, int]]]:
         """Return first and last offset read, both inclusive, by topic and partition."""

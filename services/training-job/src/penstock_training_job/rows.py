@@ -14,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 from penstock_training.trainers import Matrix, Vector
 
 from penstock_training_job.topic_log import Chunk, Position
@@ -65,30 +64,6 @@ class Kept:
         """Return all rows; None if there are none."""
         tables = [table for parts in self._parts.values() for _, table in parts]
         return pa.concat_tables(tables) if tables else None
-
-
-def joined(predictions: pa.Table | None, labels: pa.Table | None) -> pa.Table | None:
-    """Return one row per event that has both, by time and id; None if there is none.
-
-    Parameters
-    ----------
-    predictions
-        As `columns.PredictionColumns` makes them.
-    labels
-        As `columns.LabelColumns` makes them.
-    """
-    if predictions is None or labels is None:
-        return None
-    ordered = predictions.sort_by(_PREDICTION_ORDER).combine_chunks()
-    ids = ordered["event_id"].combine_chunks()
-    first = np.unique(ids.dictionary_encode().indices.to_numpy(), return_index=True)[1]
-    ordered = ordered.take(pa.array(first))
-    known = labels.sort_by(_LABEL_ORDER)
-    # The index of the first of equal values: the label known first.
-    where = pc.index_in(ordered["event_id"], value_set=known["event_id"].combine_chunks())
-    matched = ordered.append_column("label", known["label"].take(where))
-    matched = matched.filter(pc.is_valid(matched["label"]))
-    return matched.sort_by(_ROW_ORDER).combine_chunks() if matched.num_rows else None
 
 
 def features_of(rows: pa.Table, width: int) -> Matrix:

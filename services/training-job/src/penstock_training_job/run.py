@@ -20,16 +20,17 @@ from penstock_training.trainers import make_trainer
 
 from penstock_training_job.canary import run_canary
 from penstock_training_job.candidate import MakeTrainer, make_candidate
-from penstock_training_job.judge import Comparison, offline_objection
-from penstock_training_job.request import now_ms
-from penstock_training_job.rollout import Overtaken, Rollout, drained, ended
-from penstock_training_job.verdict import (
+from penstock_training_job.gates import (
     CHAMPION_TAG,
     PROMOTED,
     REJECTED,
     Verdict,
+    offline_objection,
     told,
 )
+from penstock_training_job.judge import Comparison
+from penstock_training_job.request import now_ms
+from penstock_training_job.rollout import Overtaken, Rollout, drained, ended
 from penstock_training_job.workplace import Workplace
 
 LOG = logging.getLogger("penstock.retrain_job")

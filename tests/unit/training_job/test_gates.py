@@ -7,14 +7,14 @@ from penstock_training.onnx_export import onnx_scores, to_onnx
 from penstock_training.tracking import RegisteredModel
 from penstock_training.trainers import make_trainer
 from penstock_training_job.canary import compare_canary, verdict_of
-from penstock_training_job.judge import Comparison
-from penstock_training_job.verdict import (
+from penstock_training_job.gates import (
     METRICS,
     Verdict,
     canary_metrics,
     holdout_metrics,
     told,
 )
+from penstock_training_job.judge import Comparison
 
 BETTER = Comparison(2_000, 60, 0.95, 0.70, 0.20, 0.30)
 UNSURE = Comparison(2_000, 60, 0.95, 0.94, -0.01, 0.03)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from penstock_monitoring.error import bounded_log_loss, expected_log_loss
+from penstock_monitoring.losses import bounded_log_loss, expected_log_loss
 
 
 @given(st.floats(0.0, 1.0), st.sampled_from([0.0, 1.0]))

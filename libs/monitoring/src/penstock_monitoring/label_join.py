@@ -1,26 +1,78 @@
-"""Labels joined to predictions in a bounded store.
+"""Labels joined to predictions by event id: of tables read whole, and of a stream as it comes.
 
-A label and a prediction of the same event meet if they lie at most ``reach`` offsets apart in the
-observations topic, whichever comes first. Measured by offsets and not by a clock, the store at any
-place is a function of the `REBUILT_FROM` reaches before it: it is rebuilt by reading them again,
-exactly, and a producer's wrong clock cannot empty it.
+`join_labels` joins whole tables: which of several predictions and labels of an event counts is a
+parameter. `StreamJoin` follows the observations topic in bounded memory: of several predictions the
+last before the label counts, of several labels the first after the prediction, else the last before
+it. Where an event has one prediction and one label, in time, both give the same pair.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from penstock_drift.observations import Floats, Ints, Observations, Who
+from penstock_monitoring.observations import Floats, Ints, Observations, Who
 
 Counts = Counter[str]
+Keep = Literal["first", "last"]
 REBUILT_FROM: Final = 3
-"""Reaches: a prediction that is kept, the early label it may have met, and the earlier prediction
-of the same event that this label may have belonged to."""
+"""Reaches that a stream join's store depends on: a prediction that is kept, the early label it may
+have met, and the earlier prediction of the same event that this label may have belonged to."""
 _JOINED = -1
+_LOG_ORDER: Final = ("partition", "offset")
+_ROW_ORDER: Final = [("event_time", "ascending"), ("event_id", "ascending")]
+
+
+def join_labels(
+    predictions: pa.Table,
+    labels: pa.Table,
+    *,
+    prediction: Keep = "first",
+    label: Keep = "first",
+    horizon_ms: float | None = None,
+) -> pa.Table | None:
+    """Return one row per event that has both, by event time and id; None if there is none.
+
+    Whichever was read first does not matter: the same rows in any order give the same result.
+
+    Parameters
+    ----------
+    predictions
+        Columns partition, offset, event_id, event_time and others, which are kept.
+    labels
+        Columns partition, offset, event_id, label, occurred_at.
+    prediction
+        Which counts of several predictions of an event, in the order of its partition.
+    label
+        Which counts of several labels of an event, in the order in which they became known.
+    horizon_ms
+        Longest time from event to label, milliseconds: the event of a later one is left out.
+    """
+    ordered = _ordered(predictions, _LOG_ORDER, prediction).combine_chunks()
+    ids = ordered["event_id"].combine_chunks()
+    first = np.unique(ids.dictionary_encode().indices.to_numpy(), return_index=True)[1]
+    ordered = ordered.take(pa.array(first))
+    known = _ordered(labels, ("occurred_at", *_LOG_ORDER), label)
+    # The index of the first of equal values.
+    where = pc.index_in(ordered["event_id"], value_set=known["event_id"].combine_chunks())
+    matched = ordered.append_column("label", known["label"].take(where))
+    keep = pc.is_valid(matched["label"])
+    if horizon_ms is not None:
+        delay = pc.subtract(known["occurred_at"].take(where), ordered["event_time"])
+        keep = pc.and_(keep, pc.less_equal(delay, horizon_ms))
+    matched = matched.filter(keep)
+    return matched.sort_by(_ROW_ORDER).combine_chunks() if matched.num_rows else None
+
+
+def _ordered(table: pa.Table, columns: tuple[str, ...], keep: Keep) -> pa.Table:
+    """Return the rows so that the one to keep of an event comes first."""
+    direction = "ascending" if keep == "first" else "descending"
+    return table.sort_by([(name, direction) for name in columns])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +103,16 @@ class Pairs:
         return len(self.rows)
 
 
-class LabelJoin:
-    """The store of predictions without label and of labels without prediction.
+class StreamJoin:
+    """A bounded store of predictions without label and of labels without prediction.
 
-    A later prediction of the same event takes the place of an earlier one. The first label after a
-    prediction is the one that counts; further ones are duplicates.
+    A label and a prediction of the same event meet if they lie at most ``reach`` offsets apart in
+    the observations topic, whichever comes first. Measured by offsets and not by a clock, the store
+    at any offset is a function of the `REBUILT_FROM` reaches before it: it is rebuilt by reading
+    them again, exactly, and a producer's wrong clock cannot empty it.
+
+    A later prediction of the same event replaces an earlier one. The first label after a prediction
+    counts; further ones are duplicates.
 
     Parameters
     ----------
@@ -79,7 +136,7 @@ class LabelJoin:
         return len(self._waiting), len(self._early)
 
     def join(self, batch: Observations) -> tuple[Pairs, Counts]:
-        """Take a batch in.
+        """Add a batch to the store.
 
         Returns
         -------

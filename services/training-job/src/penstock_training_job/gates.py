@@ -1,7 +1,8 @@
-"""The verdict on a candidate, and how it is kept in the tracking run until it has been carried out.
+"""The two gates of a candidate, holdout and canary, and the verdict.
 
-A job that is killed between verdict and event finds the same verdict again: it is never reached a
-second time, on other rows.
+The verdict is kept in the tracking run before anything follows from it: a job that is killed
+between verdict and event finds the same verdict again, and never reaches a second one on other
+rows.
 """
 
 from __future__ import annotations
@@ -56,6 +57,28 @@ class Verdict:
     def tags(self) -> dict[str, str]:
         """Return the verdict as tags of the run."""
         return {VERDICT_TAG: self.verdict, REASON_TAG: self.reason}
+
+
+def offline_objection(found: Comparison, min_gain: float) -> str:
+    """Return why a candidate must not reach any traffic, by its holdout; empty if it may."""
+    if found.gain_high >= min_gain:
+        return ""
+    return (
+        f"on the {found.rows} held-out rows its AUC is {found.candidate_auc:.4f}, the champion's "
+        f"{found.champion_auc:.4f}: the gain is below {min_gain:g} with 95 % confidence "
+        f"(at most {found.gain_high:+.4f})"
+    )
+
+
+def canary_objection(found: Comparison, min_gain: float) -> str:
+    """Return why a candidate must not take over, by its canary; empty if it shall."""
+    if found.gain_low >= min_gain:
+        return ""
+    return (
+        f"on the same {found.rows} canary rows its AUC is {found.candidate_auc:.4f}, the "
+        f"champion's {found.champion_auc:.4f}: a gain of {min_gain:g} is not sure with 95 % "
+        f"confidence ({found.gain_low:+.4f} to {found.gain_high:+.4f})"
+    )
 
 
 def told(metrics: Mapping[str, float]) -> dict[str, float]:
