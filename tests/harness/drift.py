@@ -29,7 +29,7 @@ import pyarrow as pa
 import yaml
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from penstock_drift.observations import Observations, observations_of
+from penstock_monitoring.observations import Observations, observations_of
 from penstock_monitoring.reference import (
     REFERENCE_FILE,
     SAMPLE_FILE,

@@ -6,10 +6,10 @@ import io
 from dataclasses import dataclass
 from typing import Final
 
-from penstock_monitoring.quality import auc, average_precision, log_loss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from penstock_monitoring.quality import auc, average_precision, log_loss
 from penstock_monitoring.reference import (
     REFERENCE_FILE,
     SAMPLE_FILE,
