@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 import workloads
-from penstock_features.feast_repo import apply_definitions, load_profiles
+from penstock_features.online import apply_definitions, load_profiles
 from penstock_rows import Feast
 
 DEFINITIONS: Final = """\

@@ -10,7 +10,7 @@ from harness.clients import ProducerApp, Published, card_rows
 from harness.judges import LedgerRun
 from harness.stack import Stack
 from harness.waiting import eventually
-from penstock_features.feast_repo import open_store
+from penstock_features.online import open_store
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

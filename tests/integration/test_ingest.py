@@ -27,8 +27,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness.clients import register_schema
 from harness.waiting import eventually
-from penstock_features.feast_repo import apply_definitions, load_profiles, open_store
 from penstock_features.history import history
+from penstock_features.online import apply_definitions, load_profiles, open_store
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_schemas.codec import ColumnarEncoder, decode_one
 from penstock_schemas.schema_files import schema_text

@@ -10,7 +10,7 @@ from penstock_drift.change_point import change_point
 from penstock_drift.error_monitor import ErrorFinding, ErrorMonitor
 from penstock_drift.journal import BLOCK_ROWS, CAPACITY_ROWS, Loss
 from penstock_monitoring.losses import bounded_log_loss, expected_log_loss
-from penstock_pipelines.lifecycle import Monitor
+from penstock_pipelines.model import Monitor
 
 Row = tuple[float, float]
 """A loss, and what its score expects."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from penstock_drift.psi_monitor import PsiFinding, PsiMonitor
 from penstock_monitoring.reference import Reference, make_reference
-from penstock_pipelines.lifecycle import Monitor
+from penstock_pipelines.model import Monitor
 
 SETTINGS = Monitor(window_rows=500, psi_windows=2)
 RNG = np.random.default_rng(0)

@@ -9,10 +9,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock_features.aggregate_layout import AggregateLayout
-from penstock_features.aggregates import AggregateTable, warm_up
+from penstock_features.aggregates import (
+    AggregateLayout,
+    AggregateTable,
+    pack_rows,
+    unpack_into,
+    warm_up,
+)
 from penstock_features.history import history
-from penstock_features.state_codec import pack_rows, unpack_into
 from penstock_features.vectorizer import Vectorizer
 from penstock_pipelines.model import PipelineConfig
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from penstock_features.feast_repo import apply_definitions, load_profiles, open_store
-from penstock_features.online import OnlineStore
+from penstock_features.online import OnlineStore, apply_definitions, load_profiles, open_store
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.errors import ConfigError, FeatureStoreUnavailable
 

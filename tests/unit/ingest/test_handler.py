@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from harness.ingest import Online, avro, batch, event
-from penstock_features.aggregates import AggregateTable
-from penstock_features.state_codec import unpack_into
+from penstock_features.aggregates import AggregateTable, unpack_into
 from penstock_ingest.handler import IngestHandler
 from penstock_ingest.metrics import IngestMetrics
 from penstock_ingest.pipeline import IngestPipeline

@@ -5,9 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from penstock_features.aggregate_layout import AggregateLayout
-from penstock_features.aggregates import AggregateTable
-from penstock_features.state_codec import pack_rows
+from penstock_features.aggregates import AggregateLayout, AggregateTable, pack_rows
 from penstock_ingest import writeback
 from penstock_ingest.metrics import IngestMetrics
 from penstock_ingest.writeback import WriteBackThread

@@ -5,13 +5,29 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from penstock_pipelines.loader import find_pipelines, load_pipeline
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from penstock_pipelines.loader import Location, load_pipeline, parse_yaml
 from penstock_schemas.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[3]
 FRAUD = REPOSITORY / "pipelines" / "fraud"
 
 Edit = Callable[..., Path]
+SCALARS = st.one_of(st.integers(), st.booleans(), st.text(alphabet="abcxyz", min_size=1))
+KEYS = st.text(alphabet="abcdefgh", min_size=1, max_size=5)
+TREES = st.dictionaries(
+    KEYS,
+    st.recursive(
+        SCALARS,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)
+        ),
+        max_leaves=8,
+    ),
+    min_size=1,
+)
 
 
 @pytest.fixture
@@ -41,7 +57,7 @@ def test_fraud_loads_with_thirty_features() -> None:
 
 
 def test_every_shipped_pipeline_loads() -> None:
-    folders = find_pipelines(REPOSITORY / "pipelines")
+    folders = [file.parent for file in (REPOSITORY / "pipelines").glob("*/pipeline.yaml")]
     assert FRAUD in folders
     for folder in folders:
         assert load_pipeline(folder).config.pipeline == folder.name
@@ -121,8 +137,6 @@ def test_event_schema_that_is_not_json_names_the_line(edited: Edit) -> None:
 def test_missing_folder_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a pipeline folder"):
         load_pipeline(tmp_path / "nothing")
-    with pytest.raises(ConfigError, match="expected a folder of pipelines"):
-        find_pipelines(tmp_path / "nothing")
 
 
 def test_feast_section_needs_definitions(edited: Edit) -> None:
@@ -136,3 +150,42 @@ def test_a_country_that_yaml_reads_as_false_is_reported(edited: Edit) -> None:
     folder = edited('pattern: "[A-Z]{2}"', "one_of: [DE, NO]")
     with pytest.raises(ConfigError, match=r"rules\[4\]\.one_of\[1\]: expected a valid string"):
         load_pipeline(folder)
+
+
+def locations(value: object, at: Location = ()) -> list[Location]:
+    found = [at]
+    if isinstance(value, dict):
+        for key, child in value.items():
+            found += locations(child, (*at, str(key)))
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            found += locations(child, (*at, index))
+    return found
+
+
+@given(tree=TREES)
+def test_every_value_has_its_line(tree: dict[str, object], tmp_path_factory) -> None:
+    path = tmp_path_factory.mktemp("y") / "a.yaml"
+    path.write_text(yaml.safe_dump(tree, default_flow_style=False))
+    document = parse_yaml(path)
+    assert document.data == tree
+    text = path.read_text().splitlines()
+    for at in locations(tree):
+        line = document.line_of(at)
+        assert 1 <= line <= len(text)
+        if at and isinstance(at[-1], str):
+            assert f"{at[-1]}:" in text[line - 1].replace("'", "").replace('"', "")
+
+
+def test_unknown_location_falls_back_to_its_parent(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("top: 1\nouter:\n  inner: 2\n")
+    assert parse_yaml(path).line_of(("outer", "missing")) == 2
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "a: [1\n", "a: 1\na: 2\n", "--- 1\n--- 2\n"])
+def test_what_is_not_one_document_is_a_config_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"a\.yaml"):
+        parse_yaml(path)

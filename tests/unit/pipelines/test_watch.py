@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from penstock_pipelines.batching import live_settings
 from penstock_pipelines.loader import load_pipeline
+from penstock_pipelines.model import live_settings
 from penstock_pipelines.watch import PipelineWatch
 
 FRAUD = Path(__file__).parents[3] / "pipelines" / "fraud"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from penstock_pipelines.lifecycle import Retrain
+from penstock_pipelines.model import Retrain
 from penstock_retrain_trigger.decisions import Decisions
 from penstock_retrain_trigger.job_watch import JobWatch
 from penstock_retrain_trigger.launcher import RayJobs

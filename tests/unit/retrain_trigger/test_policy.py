@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from penstock_pipelines.lifecycle import Retrain
+from penstock_pipelines.model import Retrain
 from penstock_retrain_trigger.policy import Decision, decide
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.retrain_requests import Ledger

@@ -3,6 +3,12 @@
 An event is seen with weight 0.5 ** (age / half-life). Weighted mean and variance follow West's
 incremental update, which has no cancellation of large squares.
 
+State vector of one entity, float64: ``[layout id, last event time in ms, group, group, …]`` with
+``group = [weight, mean, sum of squared deviations, maximum]``. Aggregates over the same field with
+the same half-life share a group. The layout id is a hash of the groups, so that a state written
+under another pipeline.yaml is recognised and never misread. In the changelog a vector is its
+little-endian bytes.
+
 References
 ----------
 D. H. D. West, "Updating mean and variance estimates: an improved method", Communications of the
@@ -11,6 +17,8 @@ ACM 22(9), 1979; decay multiplies weight and sum of squared deviations before ea
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,27 +28,93 @@ import numpy.typing as npt
 import pyarrow as pa
 from penstock_pipelines.model import PipelineConfig
 
-from penstock_features.aggregate_layout import (
-    COUNT,
-    GROUP,
-    HEAD,
-    LAST_TIME,
-    LAYOUT_ID,
-    MAX,
-    MEAN,
-    RATIO,
-    SINCE_LAST,
-    STD,
-    SUM,
-    AggregateLayout,
-)
-from penstock_features.arrow_columns import Floats
+from penstock_features.arrow_columns import Floats, numbers
 
+LAYOUT_ID: Final = 0
+LAST_TIME: Final = 1
+HEAD: Final = 2
+"""Numbers before the first group."""
+GROUP: Final = 4
+"""Numbers per group: weight, mean, sum of squared deviations, maximum."""
+
+FUNCTIONS: Final = ("count", "sum", "mean", "std", "max", "zscore", "ratio", "since_last")
+COUNT, SUM, MEAN, STD, MAX, ZSCORE, RATIO, SINCE_LAST = range(len(FUNCTIONS))
+_VERSION: Final = 1
 FORGOTTEN: Final = 1e-9
 """A history that weighs less (30 half-lives after a single event) is no history."""
 BIGGEST: Final = 1e100
 """Larger values are accumulated as this, so that no square ever overflows."""
 Rows = npt.NDArray[np.int64]
+
+
+class AggregateLayout:
+    """The aggregates of one pipeline, as the kernel wants them.
+
+    Attributes
+    ----------
+    names
+        The aggregate features, in the order of pipeline.yaml.
+    fields
+        Event fields that are aggregated, each once.
+    width
+        Length of a state vector.
+    layout_id
+        An integer below 2**53, exact in float64.
+    group_field
+        Shape (groups,): index into ``fields``; -1 for a group that only counts.
+    group_rate
+        Shape (groups,): 1 / half-life, per millisecond.
+    functions, feature_group
+        Shape (features,): which of `FUNCTIONS`, and over which group (-1 for since_last).
+    """
+
+    def __init__(self, config: PipelineConfig) -> None:
+        groups: dict[tuple[str | None, float], int] = {}
+        fields: dict[str, int] = {}
+        names: list[str] = []
+        functions: list[int] = []
+        feature_group: list[int] = []
+        for feature in config.features:
+            aggregate = feature.aggregate
+            if aggregate is None:
+                continue
+            group = -1
+            if aggregate.function != "since_last":
+                if aggregate.of is not None:
+                    fields.setdefault(aggregate.of, len(fields))
+                group = groups.setdefault((aggregate.of, aggregate.half_life_s), len(groups))
+            names.append(feature.name)
+            functions.append(FUNCTIONS.index(aggregate.function))
+            feature_group.append(group)
+        self.names = tuple(names)
+        self.fields = tuple(fields)
+        self.width = HEAD + GROUP * len(groups)
+        self.functions = np.array(functions, dtype=np.int64)
+        self.feature_group = np.array(feature_group, dtype=np.int64)
+        self.group_field = np.array(
+            [-1 if of is None else fields[of] for of, _ in groups], dtype=np.int64
+        )
+        self.group_rate = np.array([0.001 / half_life for _, half_life in groups], dtype=np.float64)
+        self.layout_id = _layout_id(list(groups))
+
+    def values(self, columns: pa.RecordBatch) -> Floats:
+        """Return the aggregated fields of events, shape (n, fields), float64; NaN where null."""
+        result = np.empty((columns.num_rows, len(self.fields)), dtype=np.float64)
+        for index, name in enumerate(self.fields):
+            result[:, index] = numbers(columns.column(name), name)
+        return result
+
+    def fresh(self, rows: int) -> npt.NDArray[np.float64]:
+        """Return state vectors of entities without history, shape (rows, width)."""
+        state = np.zeros((rows, self.width), dtype=np.float64)
+        state[:, LAYOUT_ID] = self.layout_id
+        state[:, LAST_TIME] = np.nan
+        return state
+
+
+def _layout_id(groups: list[tuple[str | None, float]]) -> float:
+    digest = hashlib.sha256(json.dumps([_VERSION, groups]).encode()).digest()
+    return float(int.from_bytes(digest[:6], "big"))
 
 
 @numba.njit(cache=True)
@@ -249,3 +323,38 @@ def warm_up(config: PipelineConfig) -> None:
     table = AggregateTable(config)
     times = np.zeros(1, dtype=np.int64)
     table.update(["warm-up"], times, np.zeros((1, len(table.layout.fields))))
+
+
+def pack(vectors: Floats) -> list[bytes]:
+    """Return one payload per state vector.
+
+    Examples
+    --------
+    >>> pack(np.array([[1.0, 2.0]]))[0].hex()
+    '000000000000f03f0000000000000040'
+    """
+    size = 8 * vectors.shape[1]
+    data = np.ascontiguousarray(vectors, dtype="<f8").tobytes()
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def pack_rows(table: AggregateTable, rows: Rows) -> tuple[list[bytes], list[bytes]]:
+    """Return keys (UTF-8) and payloads of rows of a table."""
+    return [key.encode() for key in table.keys(rows)], pack(table.vectors(rows))
+
+
+def unpack_into(table: AggregateTable, keys: Sequence[bytes], payloads: Sequence[bytes]) -> int:
+    """Load payloads into a table; later duplicates win.
+
+    Returns
+    -------
+    How many were ignored because they were written under another layout.
+    """
+    size = 8 * table.layout.width
+    fitting = [i for i, payload in enumerate(payloads) if len(payload) == size]
+    ignored = len(payloads) - len(fitting)
+    if fitting:
+        data = b"".join(payloads[i] for i in fitting)
+        vectors = np.frombuffer(data, dtype="<f8").reshape(len(fitting), table.layout.width)
+        ignored += table.load([keys[i].decode() for i in fitting], vectors)
+    return ignored

@@ -5,17 +5,110 @@ What a field means is written under it; the JSON Schema and the reference are ma
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from penstock_schemas.topics import PipelineTopics
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
-
-from penstock_pipelines.batching import Batching, Limits
-from penstock_pipelines.lifecycle import Labels, Monitor, Retrain, Rollout
-from penstock_pipelines.section import Section
+from penstock_schemas.topics import MIB, PipelineTopics
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,48}$")]
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Section(BaseModel):
+    """A section of pipeline.yaml: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Limits(Section):
+    """Limits on events, and on how many of them may fail."""
+
+    max_event_bytes: PositiveInt = MIB
+    """Larger records become dead letters of class oversize, bytes. Read at the start."""
+    max_dead_letter_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the last 1,000 records of a partition that may become dead letters; beyond it the
+    partition is closed until this is raised. 0 for any share. Follows an edit within seconds."""
+    max_dead_letters_in_row: Annotated[int, Field(ge=0)] = 50
+    """Dead letters one after the other in a partition; beyond it the partition is closed until
+    this is raised. 0 for any number. Follows an edit within seconds."""
+
+
+class Batching(Section):
+    """Batches of the stream path; a running service follows an edit within seconds."""
+
+    max_batch_rows: PositiveInt = 4096
+    """Largest poll, rows."""
+    max_in_flight: PositiveInt = 2
+    """Batches submitted and not finished."""
+    commit_interval_ms: PositiveInt = 100
+    """Time between transaction commits, milliseconds."""
+    deadline_ms: PositiveInt | None = None
+    """Age of an event, by its event time, at which its features are not worth a prediction any
+    more: the outcome is expired, milliseconds. Unset, no event is too old."""
+
+
+class Monitor(Section):
+    """What the drift service watches, and when it calls a change drift."""
+
+    features: tuple[str, ...] | None = None
+    """Columns of the feature matrix compared with the training reference; by default all that are
+    computed from the event alone or read from feast. Clock features follow the window's hours and
+    aggregates the age of the stream, so neither is compared unless named here."""
+    window_rows: PositiveInt = 5_000
+    """Rows of one window compared with the reference."""
+    psi_threshold: PositiveFloat = 0.2
+    """Population stability index that counts as a change."""
+    psi_windows: PositiveInt = 2
+    """Windows in a row that must reach it before the change is confirmed."""
+    adwin_delta: PositiveFloat = 0.002
+    """Confidence of the change detector on the error; smaller is more careful."""
+    evidence_labels: PositiveInt = 1_000
+    """Joined labels after the change before it is confirmed."""
+    degradation: Annotated[float, Field(gt=1)] = 1.5
+    """How many times its earlier value the error over what the model expects must be after the
+    change."""
+    reopen_labels: PositiveInt = 100_000
+    """Joined labels after which drift that still lasts is reported anew."""
+
+
+class Labels(Section):
+    """How interactions become labels of predictions."""
+
+    horizon_s: PositiveFloat = 604_800.0
+    """How long a prediction waits for its label, seconds of event time."""
+    max_waiting: PositiveInt = 500_000
+    """Most predictions, and most early labels, that wait at a time; beyond it the oldest go."""
+
+
+class Retrain(Section):
+    """When a request becomes a training, and on what."""
+
+    enabled: bool = True
+    """Whether requests other than by hand are accepted."""
+    cooldown_s: Annotated[float, Field(ge=0)] = 3_600.0
+    """Least time between two accepted requests other than by hand, seconds."""
+    max_per_day: PositiveInt = 10
+    """Most accepted requests within 24 hours."""
+    min_labels: PositiveInt = 10_000
+    """Joined labels that a training set needs."""
+    max_labels: PositiveInt = 30_000
+    """Most joined labels used, the newest first."""
+    label_wait_s: PositiveFloat = 3_600.0
+    """Longest wait for enough labels, seconds."""
+
+
+class Rollout(Section):
+    """How a new version takes over."""
+
+    canary_percent: Annotated[int, Field(ge=1, le=50)] = 10
+    """Share of the keys that the candidate answers, percent."""
+    min_canary_rows: PositiveInt = 2_000
+    """Predictions of the candidate with a label before a verdict."""
+    max_wait_s: PositiveFloat = 3_600.0
+    """Longest wait for them, seconds; then the candidate is rejected."""
+    min_gain: float = 0.0
+    """The candidate's AUC less the champion's, on the same rows, must reach this with 95 %
+    confidence for a promotion."""
 
 
 class EventSection(Section):
@@ -218,3 +311,14 @@ class PipelineConfig(Section):
     def topic_names(self) -> PipelineTopics:
         """The pipeline's topic names."""
         return PipelineTopics(self.pipeline, self.topics)
+
+
+def live_settings(batching: Batching, limits: Limits) -> dict[str, Any]:
+    """Return what a running loop takes from pipeline.yaml, by the names of its settings."""
+    return {
+        "max_batch_rows": batching.max_batch_rows,
+        "max_in_flight": batching.max_in_flight,
+        "commit_interval_s": batching.commit_interval_ms / 1000,
+        "max_dead_letter_share": limits.max_dead_letter_share,
+        "max_dead_letters_in_row": limits.max_dead_letters_in_row,
+    }

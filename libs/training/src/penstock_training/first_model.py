@@ -231,7 +231,7 @@ def prepare_features(pipeline: LoadedPipeline, repo_dir: Path) -> None:
     applied = marker.read_text(encoding="utf-8") if marker.exists() else None
     if applied == digest:
         return
-    from penstock_features.feast_repo import apply_definitions, load_profiles
+    from penstock_features.online import apply_definitions, load_profiles
 
     from penstock_training.training_set import profiles
 

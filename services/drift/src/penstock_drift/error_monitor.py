@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
-from penstock_pipelines.lifecycle import Monitor
+from penstock_pipelines.model import Monitor
 from river.drift.adwin import ADWIN
 
 from penstock_drift.change_point import change_point

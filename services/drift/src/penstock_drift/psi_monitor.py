@@ -10,7 +10,7 @@ import numpy as np
 from penstock_monitoring.observations import Floats, Ints, Matrix
 from penstock_monitoring.psi import Counts, psi
 from penstock_monitoring.reference import SCORE, Histogram, Reference
-from penstock_pipelines.lifecycle import Monitor
+from penstock_pipelines.model import Monitor
 
 
 @dataclass(slots=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from penstock_pipelines.batching import live_settings
 from penstock_pipelines.loader import LoadedPipeline
-from penstock_pipelines.model import PipelineConfig
+from penstock_pipelines.model import PipelineConfig, live_settings
 from penstock_registry.client import RegistryClient
 from penstock_routing.topic import RoutingTopic
 from penstock_streaming.settings import LoopSettings

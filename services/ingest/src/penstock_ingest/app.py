@@ -7,12 +7,10 @@ import threading
 import uuid
 from pathlib import Path
 
-from penstock_features.aggregate_layout import AggregateLayout
-from penstock_features.aggregates import warm_up
+from penstock_features.aggregates import AggregateLayout, warm_up
 from penstock_features.online import OnlineStore
-from penstock_pipelines.batching import live_settings
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
-from penstock_pipelines.model import PipelineConfig
+from penstock_pipelines.model import PipelineConfig, live_settings
 from penstock_pipelines.watch import PipelineWatch
 from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder

@@ -6,9 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from confluent_kafka import OFFSET_BEGINNING
-from penstock_features.aggregate_layout import AggregateLayout
-from penstock_features.aggregates import AggregateTable
-from penstock_features.state_codec import unpack_into
+from penstock_features.aggregates import AggregateLayout, AggregateTable, unpack_into
 from penstock_streaming.log_view import LogView, Span
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from penstock_features.aggregates import AggregateTable
-from penstock_features.state_codec import pack_rows
+from penstock_features.aggregates import AggregateTable, pack_rows
 from penstock_streaming.handler import HandledBatch, MessageBatch, OutputColumns
 
 from penstock_ingest.metrics import IngestMetrics

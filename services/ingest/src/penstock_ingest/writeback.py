@@ -13,9 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from penstock_features.aggregate_layout import LAST_TIME, AggregateLayout
-from penstock_features.aggregates import AggregateTable
-from penstock_features.state_codec import unpack_into
+from penstock_features.aggregates import LAST_TIME, AggregateLayout, AggregateTable, unpack_into
 from penstock_pipelines.model import FeastSection, WriteBack
 from penstock_schemas.errors import ConfigError, FeatureStoreUnavailable
 from penstock_streaming.timing import Deadline

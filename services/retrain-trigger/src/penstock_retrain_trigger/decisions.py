@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from penstock_pipelines.lifecycle import Retrain
+from penstock_pipelines.model import Retrain
 from penstock_schemas.errors import RecordError
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.retrain_requests import ACCEPTED, Ledger, Request

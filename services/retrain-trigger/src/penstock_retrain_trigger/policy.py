@@ -19,7 +19,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from penstock_pipelines.lifecycle import Retrain
+from penstock_pipelines.model import Retrain
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.retrain_requests import ACCEPTED, BY_HAND, SUPPRESSED, Ledger
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock_pipelines.batching import Batching, Limits, live_settings
+from penstock_pipelines.model import Batching, Limits, live_settings
 from penstock_streaming.settings import LoopSettings
 
 
