@@ -88,8 +88,8 @@ class Dockerfile:
         return [word for text in parts if text for word in json.loads(text)]
 
 
-def parse_dockerfile(text: str) -> Dockerfile:
-    """Read the text of a Dockerfile."""
+def parse_dockerfile(text: str, **given: str) -> Dockerfile:
+    """Read the text of a Dockerfile, as built with the arguments that are given."""
     lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     stages: list[Stage] = []
     arguments: dict[str, str] = {}
@@ -100,15 +100,15 @@ def parse_dockerfile(text: str) -> Dockerfile:
             stages.append(Stage(_filled(base.strip(), arguments), stage.strip()))
         elif not stages:
             key, _, value = rest.partition("=")
-            arguments[key] = value
+            arguments[key] = given.get(key, value)
         else:
             stages[-1].instructions.append(Instruction(name.upper(), rest.strip()))
     return Dockerfile(tuple(stages), arguments)
 
 
-def read_dockerfile(path: Path) -> Dockerfile:
-    """Read a Dockerfile."""
-    return parse_dockerfile(path.read_text("utf-8"))
+def read_dockerfile(path: Path, **given: str) -> Dockerfile:
+    """Read a Dockerfile, as built with the arguments that are given."""
+    return parse_dockerfile(path.read_text("utf-8"), **given)
 
 
 def _filled(text: str, arguments: dict[str, str]) -> str:

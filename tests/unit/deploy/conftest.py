@@ -29,7 +29,7 @@ def base():
 def image_environment():
     """Return what each service's image sets."""
     return {
-        name: deployment.read_dockerfile(ROOT / "services" / name / "Dockerfile").environment()
+        name: deployment.read_dockerfile(ROOT / "docker/Dockerfile", PACKAGE=name).environment()
         for name in SERVICES
     }
 

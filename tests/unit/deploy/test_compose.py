@@ -99,6 +99,14 @@ def test_environment_is_settings_of_that_service(service, project, image_environ
     assert settings.model_dump(mode="json")["pipelines"] == ["/app/pipelines/fraud"]
 
 
+def test_each_image_is_built_with_the_argument_of_its_package(project):
+    for service in project["services"].values():
+        if "build" in service and "cli" not in service["image"]:
+            assert service["build"]["dockerfile"] == "docker/Dockerfile"
+            package = service["build"]["args"]["PACKAGE"]
+            assert service["image"].startswith(f"penstock/{package}:")
+
+
 def test_a_variable_that_is_no_setting_is_found(project, image_environment, load):
     environment = project["services"]["ingest"]["environment"]
     with pytest.raises(ConfigError, match="PENSTOCK_INGEST_REGISTRY_URL"):
@@ -198,7 +206,7 @@ def test_registry_is_configured_as_the_embedded_one(project, tmp_path, monkeypat
 def test_pipelines_folders_of_job_and_images_agree(project, root):
     command = project["services"]["first-model"]["command"]
     assert "--pipeline-dir=/app/pipelines/fraud" in command
-    file = deployment.read_dockerfile(root / "services/inference/Dockerfile")
+    file = deployment.read_dockerfile(root / "docker/Dockerfile")
     folders = {target for target in ("ray", "inference")}
     for target in folders:
         copies = [i.text for stage in file.chain(target) for i in stage.of("COPY")]

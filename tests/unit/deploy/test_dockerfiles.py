@@ -11,14 +11,15 @@ from penstock_stack.endpoints import HIDDEN_PORTS, PUBLIC_PORTS, RAY_WORKER_PORT
 from penstock_stack.processes import NO_TELEMETRY
 from penstock_stack.ray_head import LOGICAL_CPUS, OBJECT_STORE_BYTES, ray_environment
 
-FILES = [
-    *(
-        f"services/{name}/Dockerfile"
-        for name in ("ingest", "inference", "drift", "retrain-trigger")
-    ),
-    "docker/cli/Dockerfile",
-]
+IMAGES = ("ingest", "inference", "drift", "retrain-trigger", "ray", "cli")
 PORTS = {"ingest": 9101, "inference": 9102, "drift": 9103, "retrain-trigger": 9104}
+
+
+def read(root, image):
+    """Return the Dockerfile of an image, as built with the argument that says so."""
+    if image == "cli":
+        return deployment.read_dockerfile(root / "docker/cli/Dockerfile")
+    return deployment.read_dockerfile(root / "docker/Dockerfile", PACKAGE=image)
 
 
 def problems(file, root):
@@ -86,9 +87,9 @@ def is_ignored(root, source):
     return ignored
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_dockerfile_keeps_the_rules(name, root):
-    assert problems(deployment.read_dockerfile(root / name), root) == []
+    assert problems(read(root, name), root) == []
 
 
 @pytest.mark.parametrize(
@@ -105,21 +106,21 @@ def test_dockerfile_keeps_the_rules(name, root):
     ],
 )
 def test_a_planted_error_is_found(root, old, new, problem):
-    text = (root / "services/ingest/Dockerfile").read_text("utf-8")
+    text = (root / "docker/Dockerfile").read_text("utf-8")
     assert old in text
     assert problem in problems(deployment.parse_dockerfile(text.replace(old, new)), root)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_images_share_a_user_and_report_to_nobody(name, root):
-    file = deployment.read_dockerfile(root / name)
+    file = read(root, name)
     assert file.last("USER") == "10001:10001"
     assert NO_TELEMETRY.items() <= file.environment().items()
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_labels_name_the_image_and_its_version(name, root):
-    file = deployment.read_dockerfile(root / name)
+    file = read(root, name)
     text = " ".join(i.text for stage in file.chain() for i in stage.of("LABEL"))
     for label in ("title", "description", "licenses", "version", "revision"):
         assert f"org.opencontainers.image.{label}=" in text
@@ -129,7 +130,7 @@ def test_labels_name_the_image_and_its_version(name, root):
 
 @pytest.mark.parametrize(("service", "port"), PORTS.items())
 def test_health_check_asks_live_at_the_port_of_the_settings(service, port, root, load):
-    file = deployment.read_dockerfile(root / "services" / service / "Dockerfile")
+    file = read(root, service)
     settings = load(service, file.environment())
     assert settings.metrics_port == port
     assert settings.metrics_host == "0.0.0.0"  # behind the container's own network
@@ -140,7 +141,7 @@ def test_health_check_asks_live_at_the_port_of_the_settings(service, port, root,
 
 @pytest.mark.parametrize("service", PORTS)
 def test_folders_of_the_settings_are_declared_writable(service, root, load):
-    file = deployment.read_dockerfile(root / "services" / service / "Dockerfile")
+    file = read(root, service)
     settings = load(service, file.environment())
     made = " ".join(i.text for stage in file.chain() for i in stage.of("RUN"))
     for field in ("run_dir", "feast_dir", "reports_dir"):
@@ -152,7 +153,7 @@ def test_ray_head_is_started_as_the_embedded_one(root, tmp_path):
     from penstock_stack.component import StackConfig
     from penstock_stack.endpoints import Endpoints
 
-    file = deployment.read_dockerfile(root / "services/inference/Dockerfile")
+    file = read(root, "inference")
     flags = dict(w[2:].partition("=")[::2] for w in file.command("ray") if w.startswith("--"))
     ports = {
         "port": "RAY_GCS",
@@ -181,7 +182,7 @@ def test_ray_head_is_started_as_the_embedded_one(root, tmp_path):
 
 
 def test_ray_image_has_what_the_job_and_the_first_model_need(root):
-    file = deployment.read_dockerfile(root / "services/inference/Dockerfile")
+    file = read(root, "inference")
     build = next(stage for stage in file.stages if stage.name == "build-ray")
     (sync,) = (i.text for i in build.of("RUN") if "uv sync" in i.text)
     assert "--package penstock-inference" in sync
