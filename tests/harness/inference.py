@@ -27,16 +27,17 @@ from fastapi import FastAPI
 from harness.faults import OutageProxy
 from harness.models import MAX_ROWS, MODEL_WIDTH, tiny_onnx
 from harness.waiting import eventually
-from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_link import ModelLink
+from penstock_inference.model_loader import ModelLoader
+from penstock_inference.model_server import INPUT, ModelServer, PendingScores, ServedModel, Tensors
 from penstock_inference.pipeline import EventVector, Signature
 from penstock_inference.rest.app import PipelineService, create_app
 from penstock_inference.routing import Route
 from penstock_inference.scoring import LinkedScorer, Scored
 from penstock_inference.settings import GatewaySettings, TritonSettings
 from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ScoringCall, ServedModel, TritonServer
+from penstock_inference.triton import TritonServer
 from penstock_schemas.codec import ColumnarEncoder, decode_one, encode_one
 from penstock_schemas.errors import ModelUnavailable, PenstockError, RuleViolation
 from penstock_schemas.records import ModelVersion, RoutingState
@@ -71,7 +72,7 @@ def mean_score(matrix: Matrix) -> Matrix:
     return matrix.mean(axis=1, keepdims=True).astype(np.float32)
 
 
-class FakeScorer:
+class FakeScorer(ModelServer):
     """A model server that answers with a function, or one per model; every call is recorded."""
 
     def __init__(self) -> None:
@@ -80,7 +81,10 @@ class FakeScorer:
         self.calls: list[Matrix] = []
         self.asked: list[tuple[str, float]] = []
 
-    def start(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> ScoringCall:
+    def start_inference(
+        self, model: ServedModel, inputs: Tensors, timeout_s: float
+    ) -> PendingScores:
+        matrix = inputs[INPUT]
         chunks = []
         for at in range(0, len(matrix), model.max_rows):
             chunk: Future[Matrix] = Future()
@@ -90,10 +94,19 @@ class FakeScorer:
             except PenstockError as exc:
                 chunk.set_exception(exc)
             chunks.append(chunk)
-        return ScoringCall(model, chunks)
+        return PendingScores(model, chunks)
 
-    def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
-        return self.start(model, matrix, timeout_s).scores(timeout_s)
+    def model_ready(self, name: str) -> bool:
+        return True
+
+    def load_model(self, name: str) -> None:
+        """Load nothing: all is there."""
+
+    def reload_model(self, name: str) -> None:
+        """Do nothing: all is there."""
+
+    def model_metadata(self, name: str) -> ServedModel:
+        return ServedModel(name, WIDTH, max_rows=16)
 
     def _answer(self, name: str, rows: Matrix) -> Matrix:
         self.calls.append(rows)
@@ -295,7 +308,7 @@ def gateway_world(triton_grpc: str, models_dir: Path, timeout_s: float) -> Itera
         proxy = stack.enter_context(OutageProxy(triton_grpc))
         server = TritonServer(TritonSettings(grpc_url=proxy.address))
         stack.callback(server.close)
-        link = ModelLink(follow, LoadedModels(server, MODEL_WIDTH, MAX_ROWS), metrics)
+        link = ModelLink(follow, ModelLoader(server, MODEL_WIDTH, MAX_ROWS), metrics)
         link.start()
         stack.callback(link.stop)
         config: Any = SimpleNamespace(pipeline=PIPELINE, model=SimpleNamespace(timeout_s=timeout_s))

@@ -11,10 +11,10 @@ import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness.inference import WIDTH, version
 from harness.waiting import eventually
+from penstock_inference.model_server import ServedModel
 from penstock_inference.pipeline import AnsweredBy, Signature, Vectors, prediction_columns
 from penstock_inference.rest_predictions import RestPredictions
 from penstock_inference.routing import Route
-from penstock_inference.triton import ServedModel
 from penstock_ledger import LogClient, TopicRange
 from penstock_ledger.decoding import RecordDecoder
 from penstock_ledger.reader import schema_reader

@@ -20,14 +20,14 @@ from harness.inference import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from penstock_inference.breakers import Breakers
-from penstock_inference.canary_pauses import CANARY_TIMEOUT_S, CanaryPauses
+from penstock_inference.answers import CANARY_TIMEOUT_S
+from penstock_inference.circuit_breaker import CircuitBreakers
 from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.model_calls import Model
+from penstock_inference.model_server import ServedModel
 from penstock_inference.routing import Route, RouteTable, Share
 from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import FatalError, ModelRejected, ModelUnavailable, ShapeMismatch
 from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch
@@ -65,8 +65,7 @@ def now() -> list[float]:
 
 @pytest.fixture
 def canaried(handler: InferenceHandler, scorer: FakeScorer, now: list[float]) -> InferenceHandler:
-    handler.model = Model(scorer, lambda: TABLE, 5.0)
-    handler._pauses = CanaryPauses(Breakers(lambda: now[0]))
+    handler.model = Model(scorer, lambda: TABLE, 5.0, breakers=CircuitBreakers(lambda: now[0]))
     return handler
 
 
@@ -225,7 +224,6 @@ def test_only_what_the_champion_fails_on_too_is_dead(
         CANARY: failing_on(canary, canary_score),
     }
     handler.model = Model(scorer, lambda: TABLE, 5.0)
-    handler._pauses = CanaryPauses()
     handled = handle(handler)
     by_canary = set(CANARY_ROWS) - canary
     assert [row for row, _ in handled.dead_letters] == sorted(champion - by_canary)
@@ -244,7 +242,7 @@ def test_champion_that_is_away_pauses_whatever_the_canary_says(
     with pytest.raises(ModelUnavailable):
         canaried.submit(MESSAGES).result(1.0)
     assert fallbacks(families) == 0
-    assert not canaried._pauses.is_paused(TABLE.routes[1]), "nothing is said about the canary"
+    assert canaried.model.breakers.allow_call(CANARY), "nothing is said about the canary"
 
 
 def test_canary_that_fails_is_left_alone_for_a_while(

@@ -20,12 +20,11 @@ from harness.inference import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from penstock_inference.canary_pauses import CanaryPauses
 from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.model_calls import Model
+from penstock_inference.model_server import ServedModel
 from penstock_inference.routing import Route, RouteTable, Share
-from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import ModelUnavailable
 from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch
@@ -76,7 +75,6 @@ def test_old_rows_expire_in_their_place_and_the_others_are_answered(
     scorer = handler.model.scorer
     assert isinstance(scorer, FakeScorer)
     scorer.calls.clear()
-    handler._pauses = CanaryPauses()
     taken = messages(old)
     handled = handle(with_deadline(handler, table), taken)
     found = said(handled)

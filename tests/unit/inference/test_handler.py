@@ -17,9 +17,9 @@ from harness.inference import (
 from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_calls import Model, ModelCalls
+from penstock_inference.model_server import ServedModel
 from penstock_inference.routing import Route
 from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import ModelRejected, ModelUnavailable, ShapeMismatch
 from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch

@@ -7,12 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 from harness.inference import WIDTH, mean_score, version
-from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_link import ModelLink
+from penstock_inference.model_loader import ModelLoader
+from penstock_inference.model_server import (
+    INPUT,
+    Matrix,
+    ModelServer,
+    PendingScores,
+    ServedModel,
+    Tensors,
+)
 from penstock_inference.routing import serving
-from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import (
     ConfigError,
     ModelRejected,
@@ -23,7 +29,7 @@ from penstock_schemas.errors import (
 from penstock_schemas.records import ModelVersion, RoutingState
 
 
-class FakeServer:
+class FakeServer(ModelServer):
     def __init__(self) -> None:
         self.loaded: set[str] = set()
         self.loads: list[str] = []
@@ -35,28 +41,34 @@ class FakeServer:
         self.reloads: list[str] = []
         self.score_widths: dict[str, int] = {}
 
-    def ready(self, name: str) -> bool:
+    def model_ready(self, name: str) -> bool:
         return not self.is_away and name in self.loaded
 
-    def load(self, name: str) -> None:
+    def load_model(self, name: str) -> None:
         self.loads.append(name)
         if self.is_away or name in self.broken:
             raise ModelUnavailable("away")
         self.loaded.add(name)
 
-    def reload(self, name: str) -> None:
+    def reload_model(self, name: str) -> None:
         self.reloads.append(name)
         self.loaded.discard(name)
-        self.load(name)
+        self.load_model(name)
         self.dead.pop(name, None)
 
-    def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
+    def infer(self, model: ServedModel, inputs: Tensors, timeout_s: float) -> Matrix:
+        matrix = inputs[INPUT]
         self.probes.append((model.name, matrix[0].tolist()))
         if model.name in self.dead:
             raise self.dead[model.name]
         return mean_score(matrix)
 
-    def describe(self, name: str) -> ServedModel:
+    def start_inference(
+        self, model: ServedModel, inputs: Tensors, timeout_s: float
+    ) -> PendingScores:
+        raise NotImplementedError
+
+    def model_metadata(self, name: str) -> ServedModel:
         if name not in self.loaded:
             raise ModelUnavailable("not loaded")
         return ServedModel(name, self.width, 1024, self.score_widths.get(name, 1))
@@ -82,7 +94,7 @@ def now() -> list[float]:
 
 @pytest.fixture
 def link(server: FakeServer, metrics: InferenceMetrics, now: list[float]) -> ModelLink:
-    models = LoadedModels(server, WIDTH, max_rows=256, clock=lambda: now[0])
+    models = ModelLoader(server, WIDTH, max_rows=256, clock=lambda: now[0])
     return ModelLink(nothing, models, metrics)
 
 
@@ -168,7 +180,7 @@ def test_version_by_number(link: ModelLink, server: FakeServer) -> None:
     link.keep()
     with pytest.raises(ModelUnavailable):
         link.route_of("2")
-    server.load("tiny__2")
+    server.load_model("tiny__2")
     route = link.route_of("2")
     assert route is not None
     assert route.model.name == "tiny__2"
@@ -395,12 +407,13 @@ def test_new_version_is_warmed_with_rows_that_were_seen_before_it_serves(
 ) -> None:
     link.on_state(state(1))
     link.keep()
-    link.seen.note(GOOD_ROW)
+    link.samples.keep_sample(GOOD_ROW)
     server.probes.clear()
     link.on_state(state(2, version("2")))
     sizes: list[int] = []
 
-    def infer(model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
+    def infer(model: ServedModel, inputs: Tensors, timeout_s: float) -> Matrix:
+        matrix = inputs[INPUT]
         assert model.name == "tiny__2"
         assert served(link) == {"1": 100.0}, "not before it is warm"
         assert (matrix == GOOD_ROW).all()
@@ -427,14 +440,14 @@ def test_version_that_fails_on_rows_that_were_seen_does_not_take_over(
 ) -> None:
     link.on_state(state(1))
     link.keep()
-    link.seen.note(GOOD_ROW)
+    link.samples.keep_sample(GOOD_ROW)
     link.on_state(state(2, version("2")))
     answer = BAD_ANSWERS[how]
 
-    def infer(model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
+    def infer(model: ServedModel, inputs: Tensors, timeout_s: float) -> Matrix:
         if isinstance(answer, PenstockError):
             raise answer
-        return np.full((len(matrix), 1), answer, np.float32)
+        return np.full((len(inputs[INPUT]), 1), answer, np.float32)
 
     good, server.infer = server.infer, infer  # type: ignore[method-assign]
     with pytest.raises(ModelUnavailable, match="rows that were seen"):

@@ -9,10 +9,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from harness.inference import WIDTH, mean_score
+from harness.inference import WIDTH, FakeScorer, mean_score
+from penstock_inference.model_server import INPUT, Matrix, PendingScores, ServedModel, Tensors
 from penstock_inference.rest_batches import Batches
-from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ScoringCall, ServedModel
 from penstock_schemas.errors import (
     FatalError,
     ModelRejected,
@@ -26,21 +25,24 @@ POISON = 666.0
 T = TypeVar("T")
 
 
-class HeldServer:
+class HeldServer(FakeScorer):
     """A model server whose calls are answered when the test says so."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Matrix, Future[Matrix], float]] = []
+        super().__init__()
+        self.held: list[tuple[Matrix, Future[Matrix], float]] = []
         self.names: list[str] = []
         self.error: PenstockError = ModelRejected("poison")
 
-    def start(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> ScoringCall:
-        self.calls.append((matrix, Future(), timeout_s))
+    def start_inference(
+        self, model: ServedModel, inputs: Tensors, timeout_s: float
+    ) -> PendingScores:
+        self.held.append((inputs[INPUT], Future(), timeout_s))
         self.names.append(model.name)
-        return ScoringCall(model, [self.calls[-1][1]])
+        return PendingScores(model, [self.held[-1][1]])
 
     def answer(self, call: int, how: Matrix | Exception | None = None) -> None:
-        matrix, future, _ = self.calls[call]
+        matrix, future, _ = self.held[call]
         if isinstance(how, Exception):
             future.set_exception(how)
         elif (matrix == POISON).any():
@@ -50,7 +52,7 @@ class HeldServer:
 
     @property
     def rows(self) -> list[int]:
-        return [len(matrix) for matrix, _, _ in self.calls]
+        return [len(matrix) for matrix, _, _ in self.held]
 
 
 @pytest.fixture
@@ -209,7 +211,7 @@ def test_caller_whose_time_is_over_is_not_asked_for(server: HeldServer) -> None:
         server.answer(0)
         await settle()
         assert server.rows == [1, 2]
-        assert server.calls[1][2] == 60.0, "a call has the time of its most patient caller"
+        assert server.held[1][2] == 60.0, "a call has the time of its most patient caller"
         server.answer(1)
         assert [float((await each)[0, 0]) for each in (long, short)] == [2.0, 3.0]
         assert float((await first)[0, 0]) == 0.0

@@ -9,35 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from harness.inference import WIDTH, FakeScorer, mean_score, version
-from penstock_inference.breakers import DeadlineHit
-from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_link import ModelLink
+from penstock_inference.model_loader import ModelLoader
+from penstock_inference.model_server import DeadlineHit
 from penstock_inference.scoring import LinkedScorer, Scored
 from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import ModelRejected, ModelUnavailable, PenstockError
 from penstock_schemas.records import RoutingState
 
 ROW = np.array([[0.1, 0.2, 0.3]], dtype=np.float32)
 KEYS = [f"key{number}".encode() for number in range(40)]
-
-
-class EverythingLoads:
-    def ready(self, name: str) -> bool:
-        return True
-
-    def load(self, name: str) -> None:
-        """Load nothing: all is there."""
-
-    def reload(self, name: str) -> None:
-        """Do nothing: all is there."""
-
-    def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
-        return mean_score(matrix)
-
-    def describe(self, name: str) -> ServedModel:
-        return ServedModel(name, WIDTH, max_rows=16)
 
 
 class Config:
@@ -51,7 +33,7 @@ class Config:
 
 @pytest.fixture
 def link(metrics: InferenceMetrics) -> ModelLink:
-    made = ModelLink(lambda *_: None, LoadedModels(EverythingLoads(), WIDTH, 16), metrics)
+    made = ModelLink(lambda *_: None, ModelLoader(FakeScorer(), WIDTH, 16), metrics)
     canary = version("2", alias="challenger", weight=50, state="canary")
     made.on_state(RoutingState("tiny", 1, 0, "test", (version(weight=50), canary)))
     made.keep()
@@ -194,5 +176,5 @@ def test_champion_that_is_known_to_be_away_is_not_asked(
     hits = families.deadline_hits.labels("tiny", "tiny", "1")._value.get()
     assert hits == (1 if isinstance(error, DeadlineHit) else 0)
     scorer.respond = mean_score
-    link.breakers.forget("tiny__1")  # the keeper's probe went through
+    link.breakers.reset_breaker("tiny__1")  # the keeper's probe went through
     assert asyncio.run(linked.answer(None, ROW)).route.version.version == "1"

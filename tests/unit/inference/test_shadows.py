@@ -18,16 +18,16 @@ from harness.inference import (
     version,
 )
 from harness.waiting import eventually
-from penstock_inference.breakers import Breakers
+from penstock_inference.circuit_breaker import CircuitBreakers
 from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_calls import Model
+from penstock_inference.model_server import ServedModel
 from penstock_inference.pipeline import Signature
 from penstock_inference.routing import Route, RouteTable, Share
 from penstock_inference.settings import ShadowSettings
 from penstock_inference.shadows import SLICE_ROWS, Shadows, ShownRows
 from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import ModelRejected, ModelUnavailable
 
 SHADOW = "tiny__9"
@@ -76,7 +76,7 @@ def make(models: FakeScorer, topic: Topic, metrics: InferenceMetrics, **settings
         lambda: topic,
         Signature("tiny", 0.3, "attempt-1"),
         metrics,
-        Breakers(),
+        CircuitBreakers(),
     )
 
 

@@ -6,10 +6,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from penstock_inference.breakers import DeadlineHit
+from penstock_inference.model_server import INPUT, DeadlineHit, PendingScores, ServedModel
 from penstock_inference.settings import TritonSettings
-from penstock_inference.triton import MAX_CALLS, ScoringCall, ServedModel, TritonServer
-from penstock_inference.triton_errors import ERRORS, translated
+from penstock_inference.triton import ERRORS, MAX_CALLS, TritonServer, translated
 from penstock_schemas.errors import (
     FatalError,
     ModelRejected,
@@ -55,7 +54,7 @@ def test_unknown_status_is_fatal(status: str | None) -> None:
 def test_call_that_does_not_come_back_is_an_outage() -> None:
     from concurrent.futures import Future
 
-    call = ScoringCall(ServedModel("m", 1, 1), [Future()])
+    call = PendingScores(ServedModel("m", 1, 1), [Future()])
     assert not call.done()
     with pytest.raises(ModelUnavailable):
         call.scores(0.0)
@@ -91,7 +90,7 @@ def test_answer_that_is_no_scores_is_an_error_of_ours(
     server = TritonServer(TritonSettings())
     monkeypatch.setattr(server._client, "infer", lambda *_, **__: Answer(array))
     with pytest.raises(FatalError, match="inference by m"):
-        server.infer(ServedModel("m", 2, 8), np.zeros((3, 2), np.float32), 1.0)
+        server.infer(ServedModel("m", 2, 8), {INPUT: np.zeros((3, 2), np.float32)}, 1.0)
     server.close()
 
 
@@ -108,8 +107,8 @@ def test_call_that_was_never_made_does_not_speak_against_the_model(
 
     monkeypatch.setattr(server._client, "infer", infer)
     model, row = ServedModel("m", 1, 1), np.zeros((1, 1), np.float32)
-    busy = [server.start(model, row, 10.0) for _ in range(MAX_CALLS)]
-    late = server.start(model, row, 0.0)
+    busy = [server.start_inference(model, {INPUT: row}, 10.0) for _ in range(MAX_CALLS)]
+    late = server.start_inference(model, {INPUT: row}, 0.0)
     assert not late.done()
     go.set()
     with pytest.raises(ModelUnavailable, match="every thread was waiting") as caught:

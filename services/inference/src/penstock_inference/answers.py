@@ -15,13 +15,15 @@ import numpy as np
 from penstock_schemas.errors import PenstockError, ShapeMismatch
 from penstock_streaming.timing import Deadline
 
-from penstock_inference.canary_pauses import CANARY_TIMEOUT_S, CanaryPauses
+from penstock_inference.circuit_breaker import BESIDE, CircuitBreakers
 from penstock_inference.model_calls import ModelCalls
+from penstock_inference.model_server import PendingScores
 from penstock_inference.pipeline import AnsweredBy
 from penstock_inference.routing import Route, RouteTable, Which
 from penstock_inference.tensors import Matrix, RowErrors, Rows
-from penstock_inference.triton import ScoringCall
 
+CANARY_TIMEOUT_S = 2.0
+"""Longest deadline of a call to a canary, seconds: the champion's rows wait for it too."""
 CANARY_ISOLATION_S = 1.0
 """Time to find the rows that a canary fails on, seconds; then the champion answers all."""
 
@@ -88,7 +90,7 @@ class _Part:
     route: Route
     rows: Rows
     matrix: Matrix
-    call: ScoringCall
+    call: PendingScores
 
 
 @dataclass(slots=True)
@@ -114,19 +116,19 @@ class AskedSeveral:
     def __init__(
         self,
         calls: ModelCalls,
-        pauses: CanaryPauses,
+        breakers: CircuitBreakers,
         table: RouteTable,
         matrix: Matrix,
         which: Which,
     ) -> None:
         self._calls = calls
-        self._pauses = pauses
+        self._breakers = breakers
         self._routes = table.routes
         self._matrix = matrix
         self._wanted = which
         self._asked = which.copy()
         for index, route in enumerate(self._routes[1:], 1):
-            if pauses.is_paused(route):
+            if not breakers.allow_call(route.model.name):
                 self._asked[which == index] = 0
         self._parts = [self._start(int(index)) for index in np.unique(self._asked)]
 
@@ -186,11 +188,11 @@ class AskedSeveral:
             _check(scores, errors, merged.scores.shape[1])
         except PenstockError as exc:
             # Even what would be fatal of a champion is only the end of this canary's try.
-            self._pauses.failed(part.route, exc)
+            self._breakers.record_failure(part.route.model.name, exc, BESIDE)
             merged.which[part.rows] = 0
             return
         if len(errors) < len(scores):
-            self._pauses.answered(part.route)
+            self._breakers.record_success(part.route.model.name)
             merged.scores[part.rows] = scores
         merged.which[part.rows[[row for row, _ in errors]]] = 0
 

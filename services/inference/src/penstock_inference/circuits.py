@@ -8,16 +8,15 @@ from typing import Protocol
 
 from penstock_schemas.errors import ModelUnavailable
 
-from penstock_inference.breakers import Breakers, BreakerState
+from penstock_inference.circuit_breaker import BreakerState, CircuitBreakers
 from penstock_inference.metrics import InferenceMetrics
+from penstock_inference.model_server import SampleRows, ServedModel
 from penstock_inference.routing import RouteTable
-from penstock_inference.seen_rows import SeenRows
 from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ServedModel
 
 
 class Probe(Protocol):
-    """Sends one row to a model; `LoadedModels.probe` in service."""
+    """Sends one row to a model; `ModelLoader.probe` in service."""
 
     def __call__(self, model: ServedModel, row: Matrix) -> ModelUnavailable | None:
         """Return why the row is not answered; None if it is."""
@@ -46,11 +45,11 @@ class Circuits:
     def __init__(
         self,
         probe: Probe,
-        seen: SeenRows,
+        seen: SampleRows,
         metrics: InferenceMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.breakers = Breakers(clock, self._show)
+        self.breakers = CircuitBreakers(clock, self._show)
         self._seen = seen
         self._probe = probe
         self._metrics = metrics
@@ -63,23 +62,23 @@ class Circuits:
             return
         if before is None or before.champion.model.name != table.champion.model.name:
             # What opened it as a canary says little about one that nobody stands in for.
-            self.breakers.forget(table.champion.model.name)
+            self.breakers.reset_breaker(table.champion.model.name)
         for route in (*table.routes, *table.shadows):
             self._metrics.breaker(route.version, self.breakers.state(route.model.name))
 
     def lost(self, name: str) -> None:
         """Learn that the server does not call a model ready: without traffic no call tells."""
-        self.breakers.failed(name, ModelUnavailable(f"{name} is not ready"))
+        self.breakers.record_failure(name, ModelUnavailable(f"{name} is not ready"))
 
     def is_closed(self, model: ServedModel) -> bool:
         """Tell whether a model's circuit is closed; sends the probe if one is due."""
         breakers, name = self.breakers, model.name
-        if not breakers.is_closed(name) and breakers.allows(name):
+        if not breakers.is_closed(name) and breakers.allow_call(name):
             error = self._probe(model, self._seen.sample(1, model.width))
             if error is None:
-                breakers.answered(name)
+                breakers.record_success(name)
             else:
-                breakers.failed(name, error)
+                breakers.record_failure(name, error)
         return breakers.is_closed(name)
 
     def _show(self, name: str, state: BreakerState) -> None:

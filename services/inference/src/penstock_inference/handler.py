@@ -21,7 +21,6 @@ from penstock_streaming.handler import (
 
 from penstock_inference.answers import Answers, Asked, AskedOne, AskedSeveral
 from penstock_inference.batch_work import BatchWork
-from penstock_inference.canary_pauses import CanaryPauses
 from penstock_inference.expiry import expired_rows
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_calls import Model, ModelCalls
@@ -75,7 +74,6 @@ class InferenceHandler(StatelessHandler):
         self.metrics = metrics
         self.clock_ms = clock_ms
         self._calls = ModelCalls(model, metrics)
-        self._pauses = CanaryPauses(model.breakers)
         self._table: RouteTable | None = None
 
     def submit(self, batch: MessageBatch) -> PendingBatch:
@@ -139,7 +137,7 @@ class InferenceHandler(StatelessHandler):
             matrix = matrix[~work.expired]
             which = None if which is None else which[~work.expired]
         if which is not None and which.any():
-            return AskedSeveral(self._calls, self._pauses, table, matrix, which)
+            return AskedSeveral(self._calls, self.model.breakers, table, matrix, which)
         return AskedOne(self._calls, table.champion, matrix)
 
     def finish(self, work: BatchWork, answers: Answers | None) -> HandledBatch:

@@ -11,7 +11,7 @@ from penstock_schemas.records import ModelVersion
 from penstock_service.metrics import LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from penstock_inference.breakers import STATES, BreakerState
+from penstock_inference.circuit_breaker import STATES, BreakerState
 from penstock_inference.routing import Route, RouteTable
 
 Stage = Literal["decode", "infer", "encode"]

@@ -5,35 +5,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from penstock_schemas.errors import ModelRejected, ModelUnavailable, ShapeMismatch
 
-from penstock_inference.breakers import Breakers, DeadlineHit
+from penstock_inference.circuit_breaker import CircuitBreakers
 from penstock_inference.isolation import isolate
 from penstock_inference.metrics import InferenceMetrics
+from penstock_inference.model_server import (
+    INPUT,
+    DeadlineHit,
+    ModelServer,
+    PendingScores,
+    SampleRows,
+    ServedModel,
+)
 from penstock_inference.routing import CHAMPION, Route, RouteTable
-from penstock_inference.seen_rows import SeenRows
 from penstock_inference.shadows import ShownRows
 from penstock_inference.tensors import Matrix, RowErrors, finite_scores
-from penstock_inference.triton import ScoringCall, ServedModel
 
 ISOLATION_S = 10.0
 """Time to find the rows that a model fails on, seconds; then the batch is tried again."""
 
 OPEN_RETRY_S = 0.25
 """Wait that a refusal by an open circuit asks for, seconds; it has cost nothing."""
-
-
-class Scorer(Protocol):
-    """The model server; `penstock_inference.triton.TritonServer` in service."""
-
-    def start(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> ScoringCall:
-        """Send a matrix and return at once."""
-
-    def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
-        """Return the scores of a matrix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +56,12 @@ class Model:
         once.
     """
 
-    scorer: Scorer
+    scorer: ModelServer
     table: Callable[[], RouteTable | None]
     timeout_s: float
     suspect: Callable[[str, Matrix | None], object] = lambda name, row: None
-    breakers: Breakers = field(default_factory=Breakers)
-    seen: SeenRows = field(default_factory=SeenRows)
+    breakers: CircuitBreakers = field(default_factory=CircuitBreakers)
+    seen: SampleRows = field(default_factory=SampleRows)
     deadline_ms: Callable[[], int | None] = lambda: None
     shadow: Callable[[ShownRows], object] = lambda shown: None
 
@@ -91,7 +86,7 @@ class ModelCalls:
         self._metrics = metrics
         self._probes: dict[str, Matrix] = {}
 
-    def start(self, route: Route, matrix: Matrix, limit_s: float = math.inf) -> ScoringCall:
+    def start(self, route: Route, matrix: Matrix, limit_s: float = math.inf) -> PendingScores:
         """Send a matrix, shape (n, d), and return at once; ``limit_s`` shortens the deadline.
 
         Raises
@@ -102,7 +97,9 @@ class ModelCalls:
         name = route.model.name
         if route.variant == CHAMPION and not self._breakers.is_closed(name):
             raise ModelUnavailable(f"{name} fails: no call is sent", retry_after_s=OPEN_RETRY_S)
-        return self._scorer.start(route.model, matrix, min(self._timeout_s, limit_s))
+        return self._scorer.start_inference(
+            route.model, {INPUT: matrix}, min(self._timeout_s, limit_s)
+        )
 
     def ask(self, route: Route, matrix: Matrix) -> tuple[Matrix, RowErrors]:
         """Send a matrix and wait for its scores; as `scores`."""
@@ -113,7 +110,7 @@ class ModelCalls:
         self,
         route: Route,
         matrix: Matrix,
-        call: ScoringCall,
+        call: PendingScores,
         timeout_s: float,
         isolation_s: float | None = None,
     ) -> tuple[Matrix, RowErrors]:
@@ -136,10 +133,10 @@ class ModelCalls:
             if isinstance(exc, DeadlineHit):
                 self._metrics.deadline_hit(route)
             if route.variant == CHAMPION:
-                self._breakers.failed(model.name, exc)
+                self._breakers.record_failure(model.name, exc)
             raise
         if route.variant == CHAMPION:
-            self._breakers.answered(model.name)
+            self._breakers.record_success(model.name)
         known = {row for row, _ in errors}
         errors.extend((row, e) for row, e in finite_scores(scores) if row not in known)
         errors.sort(key=lambda item: item[0])
@@ -148,14 +145,14 @@ class ModelCalls:
         if good is not None and model.name not in self._probes:
             self._probes[model.name] = matrix[good : good + 1].copy()
         if not errors and route.variant == CHAMPION:
-            self._seen.note(matrix)
+            self._seen.keep_sample(matrix)
         return scores, errors
 
     def _outcome(
         self,
         model: ServedModel,
         matrix: Matrix,
-        call: ScoringCall,
+        call: PendingScores,
         timeout_s: float,
         isolation_s: float | None,
     ) -> tuple[Matrix, RowErrors]:
@@ -178,7 +175,7 @@ class ModelCalls:
         probe = self._probes.get(model.name)
 
         def infer(part: Matrix) -> Matrix:
-            return self._scorer.infer(model, part, min(self._timeout_s, limit_s))
+            return self._scorer.infer(model, {INPUT: part}, min(self._timeout_s, limit_s))
 
         try:
             return isolate(infer, matrix, probe, limit_s)

@@ -17,8 +17,8 @@ from penstock_schemas.errors import PenstockError, RetryableError
 from penstock_schemas.records import ModelVersion, RoutingState
 
 from penstock_inference.circuits import Circuits
-from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceMetrics
+from penstock_inference.model_loader import ModelLoader
 from penstock_inference.routing import (
     Route,
     RouteTable,
@@ -61,20 +61,20 @@ class ModelLink:
     ----------
     breakers
         The circuits of the pipeline's models; the champion's is probed by the keeper.
-    seen
+    samples
         Rows that went through the champion, where the process notes them.
     """
 
     def __init__(
         self,
         follow: Follow,
-        models: LoadedModels,
+        models: ModelLoader,
         metrics: InferenceMetrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._circuits = Circuits(models.probe, models.seen, metrics, clock)
+        self._circuits = Circuits(models.probe, models.samples, metrics, clock)
         self.breakers = self._circuits.breakers
-        self.seen = models.seen
+        self.samples = models.samples
         self._follow = follow
         self._models = models
         self._metrics = metrics
@@ -148,7 +148,7 @@ class ModelLink:
             self._wake.set()
 
     def suspect(self, name: str, row: Matrix | None) -> None:
-        """Learn that no row goes through a model; see `LoadedModels.suspect`."""
+        """Learn that no row goes through a model; see `ModelLoader.suspect`."""
         self._models.suspect(name, row)
         self._wake.set()
 

@@ -14,23 +14,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from penstock_schemas.errors import FatalError, ModelUnavailable, PenstockError, RecordError
 
+from penstock_inference.model_server import INPUT, ModelServer, ServedModel
 from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ScoringCall, ServedModel
 
 CALLS: Final = 2
 """Calls of one model on their way at once: one at the model, one on its way to it."""
-
-
-class Server(Protocol):
-    """The model server; `TritonServer` in service."""
-
-    def start(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> ScoringCall:
-        """Send a matrix and return at once."""
 
 
 OnCall = Callable[[ServedModel, PenstockError | None], object]
@@ -75,7 +68,7 @@ class Batches:
     """
 
     def __init__(
-        self, server: Server, on_call: OnCall = lambda model, error: None, calls: int = CALLS
+        self, server: ModelServer, on_call: OnCall = lambda model, error: None, calls: int = CALLS
     ) -> None:
         self._server = server
         self._on_call = on_call
@@ -161,7 +154,7 @@ class Batches:
 
     async def _call(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
         try:
-            call = self._server.start(model, matrix, timeout_s)
+            call = self._server.start_inference(model, {INPUT: matrix}, timeout_s)
             await call.settled()
             scores = call.scores(0.0)
         except PenstockError as exc:

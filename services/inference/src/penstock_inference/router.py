@@ -182,7 +182,7 @@ class Router:
                 config.model.timeout_s,
                 self._link.suspect,
                 self._link.breakers,
-                self._link.seen,
+                self._link.samples,
                 lambda: self._watch.current.batching.deadline_ms,
                 self._shadows.offer,
             ),

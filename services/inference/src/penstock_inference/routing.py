@@ -15,7 +15,7 @@ import numpy.typing as npt
 from penstock_routing.states import BUCKETS, buckets
 from penstock_schemas.records import ModelVersion, RoutingState
 
-from penstock_inference.triton import ServedModel
+from penstock_inference.model_server import ServedModel
 
 CHAMPION: Final = "champion"
 CANARY: Final = "canary"

@@ -15,14 +15,14 @@ from penstock_schemas.errors import (
     ShapeMismatch,
 )
 
-from penstock_inference.breakers import DeadlineHit
-from penstock_inference.canary_pauses import CANARY_TIMEOUT_S, CanaryPauses
+from penstock_inference.answers import CANARY_TIMEOUT_S
+from penstock_inference.circuit_breaker import BESIDE
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_link import ModelLink
-from penstock_inference.rest_batches import Batches, Server
+from penstock_inference.model_server import DeadlineHit, ModelServer, ServedModel
+from penstock_inference.rest_batches import Batches
 from penstock_inference.routing import Route, RouteTable
 from penstock_inference.tensors import Matrix, finite_scores
-from penstock_inference.triton import ServedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,17 @@ class LinkedScorer:
     """
 
     def __init__(
-        self, config: PipelineConfig, link: ModelLink, server: Server, metrics: InferenceMetrics
+        self,
+        config: PipelineConfig,
+        link: ModelLink,
+        server: ModelServer,
+        metrics: InferenceMetrics,
     ) -> None:
         self._config = config
         self._link = link
         self._batches = Batches(server, self._called)
         self._metrics = metrics
-        self._pauses = CanaryPauses(link.breakers)
+        self._breakers = link.breakers
 
     @property
     def ready(self) -> bool:
@@ -142,7 +146,7 @@ class LinkedScorer:
 
     async def _try_canary(self, route: Route, table: RouteTable, matrix: Matrix) -> Scored | None:
         """Return a canary's scores; None where it has none, whatever the reason."""
-        if self._pauses.is_paused(route):
+        if not self._breakers.allow_call(route.model.name):
             return None
         limit_s = min(CANARY_TIMEOUT_S, self._config.model.timeout_s)
         try:
@@ -153,9 +157,9 @@ class LinkedScorer:
         except RecordError:
             return None  # it may be the record
         except PenstockError as exc:
-            self._pauses.failed(route, exc)
+            self._breakers.record_failure(route.model.name, exc, BESIDE)
             return None
-        self._pauses.answered(route)
+        self._breakers.record_success(route.model.name)
         return scored
 
     async def _score(self, route: Route, matrix: Matrix, timeout_s: float) -> Scored:
@@ -168,7 +172,7 @@ class LinkedScorer:
         for _, error in finite_scores(scores):
             raise error
         if self._is_champion(model.name):
-            self._link.seen.note(matrix)
+            self._link.samples.keep_sample(matrix)
         return Scored(route, scores)
 
     async def _check_lives(self, model: ServedModel, why: ModelRejected, timeout_s: float) -> None:
@@ -179,7 +183,7 @@ class LinkedScorer:
         ModelUnavailable
             It does: its process has died, and it was not the caller's fault.
         """
-        row = self._link.seen.sample(1, model.width)
+        row = self._link.samples.sample(1, model.width)
         try:
             await self._batches.scores(model, row, timeout_s)
         except ModelRejected:
@@ -196,9 +200,9 @@ class LinkedScorer:
         if not self._is_champion(model.name):
             return
         if isinstance(error, ModelUnavailable):
-            self._link.breakers.failed(model.name, error)
+            self._link.breakers.record_failure(model.name, error)
         elif error is None or isinstance(error, RecordError):
-            self._link.breakers.answered(model.name)
+            self._link.breakers.record_success(model.name)
 
     def _is_champion(self, name: str) -> bool:
         table = self._link.table

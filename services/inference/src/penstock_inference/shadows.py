@@ -20,13 +20,13 @@ import pyarrow as pa
 from penstock_routing.states import BUCKETS, buckets
 from penstock_schemas.errors import PenstockError
 
-from penstock_inference.breakers import BESIDE, Breakers
+from penstock_inference.circuit_breaker import BESIDE, CircuitBreakers
 from penstock_inference.metrics import InferenceMetrics
+from penstock_inference.model_server import INPUT, ModelServer
 from penstock_inference.pipeline import AnsweredBy, Signature, Vectors, prediction_columns
 from penstock_inference.routing import Route, RouteTable
 from penstock_inference.settings import ShadowSettings
 from penstock_inference.tensors import Matrix, Rows, finite_scores
-from penstock_inference.triton import ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,6 @@ JOIN_S: Final = 2.0
 WAKE_S: Final = 0.5
 SHADOW_TIMEOUT_S: Final = 2.0
 """Longest deadline of a call to a shadow, seconds."""
-
-
-class ShadowModels(Protocol):
-    """The model server; `TritonServer` in service."""
-
-    def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
-        """Return the scores of a matrix."""
 
 
 class ShadowTopic(Protocol):
@@ -119,11 +112,11 @@ class Shadows:
     def __init__(
         self,
         settings: ShadowSettings,
-        models: ShadowModels,
+        models: ModelServer,
         connect: Callable[[], ShadowTopic],
         signature: Signature,
         metrics: InferenceMetrics,
-        breakers: Breakers,
+        breakers: CircuitBreakers,
     ) -> None:
         self._settings = settings
         self._models = models
@@ -186,15 +179,15 @@ class Shadows:
 
     def _asked(self, route: Route, matrix: Matrix) -> Matrix | None:
         name = route.model.name
-        if not self._breakers.allows(name):
+        if not self._breakers.allow_call(name):
             return None
         try:
-            scores = self._models.infer(route.model, matrix, SHADOW_TIMEOUT_S)
+            scores = self._models.infer(route.model, {INPUT: matrix}, SHADOW_TIMEOUT_S)
         except PenstockError as exc:
             # Even what would be fatal of a champion is only the end of this try.
-            self._breakers.failed(name, exc, BESIDE)
+            self._breakers.record_failure(name, exc, BESIDE)
             return None
-        self._breakers.answered(name)
+        self._breakers.record_success(name)
         return scores
 
     def _publish(self, route: Route, part: ShownRows, scores: Matrix) -> None:

@@ -15,7 +15,8 @@ from penstock_schemas.errors import (
     ShapeMismatch,
 )
 
-Matrix = npt.NDArray[np.float32]
+from penstock_inference.model_server import Matrix as Matrix
+
 Rows = npt.NDArray[np.int64]
 RowErrors = list[tuple[int, RecordError]]
 

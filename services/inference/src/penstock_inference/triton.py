@@ -1,17 +1,16 @@
-"""The model server over gRPC: every call has a deadline."""
+"""Triton as the model server, over gRPC: every call has a deadline, every status a meaning."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import Any, Final
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 import tritonclient.grpc as triton
 from penstock_schemas.errors import (
     ConfigError,
@@ -21,83 +20,81 @@ from penstock_schemas.errors import (
     PenstockError,
     ShapeMismatch,
 )
-from tritonclient.utils import InferenceServerException
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from penstock_inference.model_server import (
+    DTYPE,
+    INPUT,
+    OUTPUT,
+    DeadlineHit,
+    Matrix,
+    ModelServer,
+    PendingScores,
+    ServedModel,
+    Tensors,
+)
 from penstock_inference.settings import TritonSettings
-from penstock_inference.tensors import Matrix, checked_scores
-from penstock_inference.triton_errors import translating
+from penstock_inference.tensors import checked_scores
 
-INPUT: Final = "features"
-OUTPUT: Final = "scores"
-DTYPE: Final = "FP32"
 MAX_MESSAGE_BYTES: Final = 2**31 - 1
 MAX_CALLS: Final = 32
 """Calls of a process on their way at once; further ones wait, within their deadline."""
 RECONNECT_MAX_MS: Final = 2_000
 """gRPC's own 120 s would keep a restarted server waiting that long."""
 
+ERRORS: Final[dict[grpc.StatusCode, type[PenstockError]]] = {
+    # The server or the model is away, starting, or overloaded: try again.
+    grpc.StatusCode.UNAVAILABLE: ModelUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineHit,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ModelUnavailable,
+    grpc.StatusCode.NOT_FOUND: ModelUnavailable,
+    grpc.StatusCode.CANCELLED: ModelUnavailable,
+    grpc.StatusCode.ABORTED: ModelUnavailable,
+    # The server read the request and refuses the tensor.
+    grpc.StatusCode.INVALID_ARGUMENT: ShapeMismatch,
+    grpc.StatusCode.OUT_OF_RANGE: ShapeMismatch,
+    # The model failed on the request, or its process died: the search by halves finds the row.
+    grpc.StatusCode.INTERNAL: ModelRejected,
+    grpc.StatusCode.UNKNOWN: ModelRejected,
+    grpc.StatusCode.DATA_LOSS: ModelRejected,
+    # Waiting does not help.
+    grpc.StatusCode.UNIMPLEMENTED: FatalError,
+    grpc.StatusCode.UNAUTHENTICATED: ConfigError,
+    grpc.StatusCode.PERMISSION_DENIED: ConfigError,
+    grpc.StatusCode.FAILED_PRECONDITION: FatalError,
+    grpc.StatusCode.ALREADY_EXISTS: FatalError,
+    grpc.StatusCode.OK: FatalError,  # an error that says OK is a defect of the client
+}
+"""What each status means. `ModelRejected` of a whole request is not yet a verdict on a record."""
+_BY_TEXT: Final = {str(code): error for code, error in ERRORS.items()}
 
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """What the server says about a loaded model.
+
+def translated(exc: InferenceServerException, doing: str) -> PenstockError:
+    """Return the error of our tree for one of the client.
 
     Parameters
     ----------
-    name
-        Its name on the server.
-    width
-        Number of features it takes.
-    max_rows
-        Most rows it takes in one call.
-    score_width
-        Number of scores per row.
+    doing
+        What was tried, such as ``inference by fraud__1``.
     """
-
-    name: str
-    width: int
-    max_rows: int
-    score_width: int = 1
+    # The client gives the status as text; without one the request never left it.
+    error = _BY_TEXT.get(exc.status() or "", FatalError)
+    return error(f"{doing}: {exc.message()}")
 
 
-class ScoringCall:
-    """The calls on their way for one matrix; together they give its scores."""
-
-    def __init__(self, model: ServedModel, chunks: Sequence[Future[Matrix]]) -> None:
-        self.model = model
-        self._chunks = chunks
-
-    def done(self, within_s: float = 0.0) -> bool:
-        """Tell whether `scores` would return without waiting, after ``within_s`` at most."""
-        if within_s > 0.0:
-            wait(self._chunks, within_s)
-        return all(chunk.done() for chunk in self._chunks)
-
-    async def settled(self) -> None:
-        """Wait until all calls have ended, well or not; bounded by their deadlines."""
-        ended, _ = await asyncio.wait([asyncio.wrap_future(chunk) for chunk in self._chunks])
-        for chunk in ended:
-            chunk.exception()  # looked at, or asyncio logs it as lost; `scores` raises it
-
-    def scores(self, timeout_s: float) -> Matrix:
-        """Return the scores, shape (n, k), float32, in the order of the rows.
-
-        Raises
-        ------
-        ModelUnavailable
-            A call failed because the server or the model is away, or did not come back in time.
-        ShapeMismatch, ModelRejected
-            The server refuses the tensor; the model failed on one of the calls.
-        FatalError
-            Waiting would not help.
-        """
-        _, late = wait(self._chunks, timeout_s)
-        if late:
-            raise ModelUnavailable(f"inference by {self.model.name}: no answer in {timeout_s} s")
-        parts = [chunk.result() for chunk in self._chunks]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+@contextmanager
+def translating(doing: str) -> Iterator[None]:
+    """Raise our error for whatever the client raises inside the block."""
+    try:
+        yield
+    except InferenceServerException as exc:
+        raise translated(exc, doing) from exc
+    except grpc.RpcError as exc:
+        code = exc.code() if isinstance(exc, grpc.Call) else grpc.StatusCode.UNKNOWN
+        raise ERRORS.get(code, FatalError)(f"{doing}: {code}") from exc
 
 
-class TritonServer:
+class TritonServer(ModelServer):
     """One connection to the model server. Thread-safe.
 
     Parameters
@@ -124,64 +121,50 @@ class TritonServer:
         # The client's own async_infer starts a thread for every call that finds none on its way.
         self._threads = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="triton-call")
 
-    def start(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> ScoringCall:
-        """Send a matrix, in as many calls as its rows need, and return at once.
+    def start_inference(
+        self, model: ServedModel, inputs: Tensors, timeout_s: float
+    ) -> PendingScores:
+        """Send the rows in as many calls as they need, and return at once."""
+        until_s = time.monotonic() + timeout_s
+        rows = len(next(iter(inputs.values())))
+        if rows <= model.max_rows:
+            return PendingScores(model, [self._submit_call(model, inputs, until_s)])
+        starts = range(0, rows, model.max_rows)
+        chunks = [{n: t[at : at + model.max_rows] for n, t in inputs.items()} for at in starts]
+        return PendingScores(model, [self._submit_call(model, part, until_s) for part in chunks])
 
-        Parameters
-        ----------
-        matrix
-            Shape (n, d), float32, n ≥ 1.
-        timeout_s
-            Deadline of each call, seconds from now.
-        """
-        starts = range(0, len(matrix), model.max_rows)
-        chunks = [self._send(model, matrix[at : at + model.max_rows], timeout_s) for at in starts]
-        return ScoringCall(model, chunks)
+    def _submit_call(self, model: ServedModel, inputs: Tensors, until_s: float) -> Future[Matrix]:
+        return self._threads.submit(self._call_model, model, inputs, until_s)
 
-    def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
-        """Return the scores of a matrix; raises what `ScoringCall.scores` raises."""
-        # A little longer than the call's own deadline, so that its error is the one seen.
-        return self.start(model, matrix, timeout_s).scores(timeout_s + 1.0)
-
-    def _send(self, model: ServedModel, rows: Matrix, timeout_s: float) -> Future[Matrix]:
-        return self._threads.submit(self._infer, model, rows, time.monotonic() + timeout_s)
-
-    def _infer(self, model: ServedModel, rows: Matrix, until_s: float) -> Matrix:
+    def _call_model(self, model: ServedModel, inputs: Tensors, until_s: float) -> Matrix:
         """Make one call; only errors of ours escape, or a canary's answer could end the router."""
         doing = f"inference by {model.name}"
         left_s = until_s - time.monotonic()
         if left_s <= 0.0:
             # Nothing was asked, so it says nothing about the model: no `DeadlineHit`.
             raise ModelUnavailable(f"{doing}: every thread was waiting for an answer")
-        tensor = triton.InferInput(INPUT, list(rows.shape), DTYPE)
         try:
             with translating(doing):
-                tensor.set_data_from_numpy(rows)
+                tensors = [_input(name, tensor) for name, tensor in inputs.items()]
                 result = self._client.infer(
-                    model.name, [tensor], outputs=self._outputs, client_timeout=left_s
+                    model.name, tensors, outputs=self._outputs, client_timeout=left_s
                 )
-            return checked_scores(result.as_numpy(OUTPUT), len(rows), doing)
+            rows = len(next(iter(inputs.values())))
+            return checked_scores(result.as_numpy(OUTPUT), rows, doing)
         except PenstockError:
             raise
         except Exception as exc:  # an answer that the client cannot make an array of
             raise FatalError(f"{doing}: {type(exc).__name__}: {exc}") from exc
 
-    def live(self) -> bool:
-        """Tell whether the server answers."""
-        try:
-            return bool(self._client.is_server_live(client_timeout=self._settings.admin_timeout_s))
-        except (InferenceServerException, grpc.RpcError):
-            return False
-
-    def ready(self, name: str) -> bool:
-        """Tell whether a model is loaded and ready; False also where the server is away."""
+    def model_ready(self, name: str) -> bool:
+        """Return whether a model is loaded and ready; False also where the server is away."""
         timeout_s = self._settings.admin_timeout_s
         try:
             return bool(self._client.is_model_ready(name, client_timeout=timeout_s))
         except (InferenceServerException, grpc.RpcError):
             return False
 
-    def load(self, name: str) -> None:
+    def load_model(self, name: str) -> None:
         """Load a model from the server's repository; nothing happens if it is loaded.
 
         Raises
@@ -196,7 +179,7 @@ class TritonServer:
             # The server answers INVALID_ARGUMENT or INTERNAL for files that are not there yet.
             raise ModelUnavailable(str(exc)) from exc
 
-    def reload(self, name: str) -> None:
+    def reload_model(self, name: str) -> None:
         """Unload a model and load it again: only that starts a process anew that has died.
 
         Raises
@@ -207,9 +190,9 @@ class TritonServer:
         with suppress(ModelUnavailable, ShapeMismatch, ModelRejected), translating(name):
             # Whatever it says, what counts is whether the model can be loaded.
             self._client.unload_model(name, client_timeout=self._settings.load_timeout_s)
-        self.load(name)
+        self.load_model(name)
 
-    def describe(self, name: str) -> ServedModel:
+    def model_metadata(self, name: str) -> ServedModel:
         """Return what the server says about a loaded model.
 
         Raises
@@ -242,3 +225,10 @@ class TritonServer:
         """Close the connection; calls on their way end as errors."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
+
+
+def _input(name: str, tensor: npt.NDArray[Any]) -> triton.InferInput:
+    datatype = DTYPE if tensor.dtype == np.float32 else np_to_triton_dtype(tensor.dtype)
+    made = triton.InferInput(name, list(tensor.shape), datatype)
+    made.set_data_from_numpy(tensor)
+    return made

@@ -8,9 +8,9 @@ from penstock_registry.client import RegistryClient
 from penstock_routing.topic import RoutingTopic
 from penstock_streaming.settings import LoopSettings
 
-from penstock_inference.loaded_models import LoadedModels
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_link import ModelLink
+from penstock_inference.model_loader import ModelLoader
 from penstock_inference.settings import InferenceSettings
 from penstock_inference.triton import TritonServer
 
@@ -25,7 +25,7 @@ def link_to_model(
     """Return the link between a pipeline's routing topic and the model server, not started."""
     config = pipeline.config
     topic = RoutingTopic(settings.kafka, registry, config.topic_names.models, config.pipeline)
-    models = LoadedModels(
+    models = ModelLoader(
         server, width=len(config.feature_names), max_rows=config.model.max_batch_rows
     )
     return ModelLink(topic.follow, models, metrics)

@@ -6,22 +6,20 @@ import pytest
 from harness.inference import WIDTH, FakeScorer, batch, framed, mean_score, vector, version
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock_inference.breakers import (
+from penstock_inference.circuit_breaker import (
     ANSWERING,
     BESIDE,
     PROBE_LIMIT_S,
-    Breakers,
     BreakerState,
-    DeadlineHit,
+    CircuitBreakers,
 )
 from penstock_inference.circuits import Circuits
 from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_calls import Model
+from penstock_inference.model_server import DeadlineHit, SampleRows, ServedModel
 from penstock_inference.routing import Route, RouteTable
-from penstock_inference.seen_rows import SeenRows
 from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ServedModel
 from penstock_schemas.errors import ModelUnavailable
 
 NAME = "tiny__1"
@@ -42,86 +40,88 @@ def told() -> list[tuple[str, BreakerState]]:
 
 
 @pytest.fixture
-def breakers(now: list[float], told: list[tuple[str, BreakerState]]) -> Breakers:
-    return Breakers(lambda: now[0], lambda name, state: told.append((name, state)))
+def breakers(now: list[float], told: list[tuple[str, BreakerState]]) -> CircuitBreakers:
+    return CircuitBreakers(lambda: now[0], lambda name, state: told.append((name, state)))
 
 
-def open_it(breakers: Breakers) -> None:
+def open_it(breakers: CircuitBreakers) -> None:
     for _ in range(ANSWERING.failures):
-        breakers.failed(NAME, AWAY)
+        breakers.record_failure(NAME, AWAY)
 
 
 def test_failures_in_a_row_open_the_circuit(
-    breakers: Breakers, told: list[tuple[str, BreakerState]]
+    breakers: CircuitBreakers, told: list[tuple[str, BreakerState]]
 ) -> None:
     for _ in range(5):
-        breakers.failed(NAME, AWAY)
-        breakers.failed(NAME, AWAY)
-        breakers.answered(NAME)
+        breakers.record_failure(NAME, AWAY)
+        breakers.record_failure(NAME, AWAY)
+        breakers.record_success(NAME)
     assert breakers.is_closed(NAME), "never three in a row"
     open_it(breakers)
     assert told == [(NAME, "open")]
-    assert not breakers.allows(NAME)
+    assert not breakers.allow_call(NAME)
     assert breakers.retry_after_s(NAME) == ANSWERING.first_pause_s
-    assert breakers.allows("another"), "each model has its own"
+    assert breakers.allow_call("another"), "each model has its own"
 
 
-def test_one_deadline_hit_opens_the_circuit(breakers: Breakers) -> None:
-    breakers.failed(NAME, DeadlineHit("5 s"))
+def test_one_deadline_hit_opens_the_circuit(breakers: CircuitBreakers) -> None:
+    breakers.record_failure(NAME, DeadlineHit("5 s"))
     assert breakers.state(NAME) == "open"
 
 
-def test_one_failure_is_enough_beside_another_model(breakers: Breakers) -> None:
-    breakers.failed(NAME, AWAY, BESIDE)
+def test_one_failure_is_enough_beside_another_model(breakers: CircuitBreakers) -> None:
+    breakers.record_failure(NAME, AWAY, BESIDE)
     assert breakers.state(NAME) == "open"
 
 
-def test_one_probe_per_pause(breakers: Breakers, now: list[float]) -> None:
+def test_one_probe_per_pause(breakers: CircuitBreakers, now: list[float]) -> None:
     open_it(breakers)
     pauses = []
     for _ in range(6):
         pauses.append(breakers.retry_after_s(NAME))
         now[0] += pauses[-1] * 0.99
-        assert not breakers.allows(NAME)
+        assert not breakers.allow_call(NAME)
         now[0] += pauses[-1] * 0.02
-        assert [breakers.allows(NAME) for _ in range(3)] == [True, False, False]
-        breakers.failed(NAME, AWAY)
+        assert [breakers.allow_call(NAME) for _ in range(3)] == [True, False, False]
+        breakers.record_failure(NAME, AWAY)
     assert pauses == [0.5, 1.0, 2.0, 4.0, 5.0, 5.0]
 
 
 def test_probe_that_is_answered_closes_and_traffic_starts_the_pauses_over(
-    breakers: Breakers, now: list[float]
+    breakers: CircuitBreakers, now: list[float]
 ) -> None:
     open_it(breakers)
     now[0] += 0.5
-    assert breakers.allows(NAME)
-    breakers.answered(NAME)
+    assert breakers.allow_call(NAME)
+    breakers.record_success(NAME)
     assert breakers.is_closed(NAME)
     open_it(breakers)
     assert breakers.retry_after_s(NAME) == 1.0, "the probe alone proves little"
     now[0] += 1.0
-    assert breakers.allows(NAME)
-    breakers.answered(NAME)
-    breakers.answered(NAME)
+    assert breakers.allow_call(NAME)
+    breakers.record_success(NAME)
+    breakers.record_success(NAME)
     open_it(breakers)
     assert breakers.retry_after_s(NAME) == 0.5
 
 
-def test_probe_that_is_never_reported_is_given_up(breakers: Breakers, now: list[float]) -> None:
+def test_probe_that_is_never_reported_is_given_up(
+    breakers: CircuitBreakers, now: list[float]
+) -> None:
     open_it(breakers)
     now[0] += 0.5
-    assert breakers.allows(NAME)
+    assert breakers.allow_call(NAME)
     now[0] += PROBE_LIMIT_S - 0.1
-    assert not breakers.allows(NAME)
+    assert not breakers.allow_call(NAME)
     now[0] += 0.2
-    assert breakers.allows(NAME)
+    assert breakers.allow_call(NAME)
 
 
-def test_late_answers_of_calls_sent_before_say_nothing(breakers: Breakers) -> None:
+def test_late_answers_of_calls_sent_before_say_nothing(breakers: CircuitBreakers) -> None:
     open_it(breakers)
-    breakers.answered(NAME)
+    breakers.record_success(NAME)
     assert breakers.state(NAME) == "open"
-    breakers.failed(NAME, AWAY)
+    breakers.record_failure(NAME, AWAY)
     assert breakers.retry_after_s(NAME) == ANSWERING.first_pause_s
 
 
@@ -129,26 +129,26 @@ def test_late_answers_of_calls_sent_before_say_nothing(breakers: Breakers) -> No
 @given(st.lists(st.sampled_from(["ask", "fail", "answer", "wait", "hit"]), max_size=60))
 def test_no_call_while_open_and_never_stuck(steps: list[str]) -> None:
     now = [0.0]
-    breakers = Breakers(lambda: now[0])
+    breakers = CircuitBreakers(lambda: now[0])
     for step in steps:
         before = breakers.state(NAME), breakers.retry_after_s(NAME)
         match step:
             case "ask":
-                allowed = breakers.allows(NAME)
+                allowed = breakers.allow_call(NAME)
                 assert allowed or before[0] != "closed"
                 assert not (allowed and before[0] == "open" and before[1] > 0)
             case "fail":
-                breakers.failed(NAME, AWAY)
+                breakers.record_failure(NAME, AWAY)
             case "hit":
-                breakers.failed(NAME, DeadlineHit(""))
+                breakers.record_failure(NAME, DeadlineHit(""))
             case "answer":
-                breakers.answered(NAME)
+                breakers.record_success(NAME)
             case _:
                 now[0] += 0.3
         assert breakers.retry_after_s(NAME) <= ANSWERING.longest_pause_s
     now[0] += max(PROBE_LIMIT_S, ANSWERING.longest_pause_s)
-    assert breakers.allows(NAME)
-    breakers.answered(NAME)
+    assert breakers.allow_call(NAME)
+    breakers.record_success(NAME)
     assert breakers.is_closed(NAME)
 
 
@@ -182,7 +182,7 @@ def test_stream_sends_nothing_until_the_keepers_probe_is_answered(
     now: list[float],
 ) -> None:
     probes = Probes()
-    seen = SeenRows()
+    seen = SampleRows()
     circuits = Circuits(probes, seen, metrics, lambda: now[0])
     circuits.follow(TABLE)
     model = Model(scorer, lambda: TABLE, 5.0, breakers=circuits.breakers, seen=seen)
@@ -233,17 +233,17 @@ def test_deadline_hits_are_counted(
 def test_model_that_is_not_ready_opens_its_circuit_without_traffic(
     metrics: InferenceMetrics, now: list[float]
 ) -> None:
-    circuits = Circuits(Probes(), SeenRows(), metrics, lambda: now[0])
+    circuits = Circuits(Probes(), SampleRows(), metrics, lambda: now[0])
     for _ in range(3):
         circuits.lost(NAME)
     assert circuits.breakers.state(NAME) == "open"
 
 
 def test_new_champion_starts_with_a_closed_circuit(metrics: InferenceMetrics) -> None:
-    circuits = Circuits(Probes(), SeenRows(), metrics)
-    circuits.breakers.failed(NAME, AWAY, BESIDE)
+    circuits = Circuits(Probes(), SampleRows(), metrics)
+    circuits.breakers.record_failure(NAME, AWAY, BESIDE)
     circuits.follow(TABLE)
     assert circuits.breakers.is_closed(NAME)
-    circuits.breakers.failed(NAME, DeadlineHit("5 s"))
+    circuits.breakers.record_failure(NAME, DeadlineHit("5 s"))
     circuits.follow(RouteTable("tiny", 2, CHAMPION))
     assert not circuits.breakers.is_closed(NAME), "the same champion in another revision"

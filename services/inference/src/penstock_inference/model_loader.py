@@ -1,4 +1,4 @@
-"""The versions that take traffic, kept loaded on the model server.
+"""Loads the versions that take traffic onto the model server, warms them, and keeps them loaded.
 
 Several routers share one model server, so a version that is not needed any more is unloaded by its
 publisher. What is unloaded here is loaded again at once: a model whose process has died. The server
@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from penstock_schemas.errors import (
@@ -24,10 +24,7 @@ from penstock_schemas.errors import (
 from penstock_schemas.records import ModelVersion
 from penstock_streaming.timing import Outage
 
-from penstock_inference.seen_rows import SeenRows
-from penstock_inference.tensors import Matrix
-from penstock_inference.triton import ServedModel
-from penstock_inference.warm_up import warm_up
+from penstock_inference.model_server import INPUT, Matrix, ModelServer, SampleRows, ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -38,28 +35,14 @@ PROBES: Final = 3
 PROBE_TIMEOUT_S: Final = 2.0
 FIRST_HEAL_WAIT_S: Final = 5.0
 """Wait after a model was loaded anew before that is done again, seconds; doubles each time."""
+WARM_UP_ROWS: Final = (1, 16, 256)
+"""Rows of the calls that warm a version; a full batch comes last.
+
+A runtime plans its memory anew for a larger one."""
+WARM_UP_TIMEOUT_S: Final = 5.0
 
 
-class ModelServer(Protocol):
-    """What is asked of the model server; `TritonServer` in service."""
-
-    def ready(self, name: str) -> bool:
-        """Tell whether a model is loaded and ready."""
-
-    def load(self, name: str) -> None:
-        """Load a model."""
-
-    def reload(self, name: str) -> None:
-        """Unload a model and load it again."""
-
-    def infer(self, model: ServedModel, matrix: Matrix, timeout_s: float) -> Matrix:
-        """Return the scores of a matrix."""
-
-    def describe(self, name: str) -> ServedModel:
-        """Return what the server says about a loaded model."""
-
-
-class LoadedModels:
+class ModelLoader:
     """What is loaded for one pipeline; called by one thread, `describe` and `suspect` by any.
 
     Parameters
@@ -71,7 +54,7 @@ class LoadedModels:
 
     Attributes
     ----------
-    seen
+    samples
         Rows that went through the champion, where the process notes them.
     """
 
@@ -82,7 +65,7 @@ class LoadedModels:
         max_rows: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.seen = SeenRows(clock)
+        self.samples = SampleRows(clock)
         self._server = server
         self._width = width
         self._max_rows = max_rows
@@ -97,7 +80,7 @@ class LoadedModels:
     def known(self, version: ModelVersion) -> ServedModel | None:
         """Return the model of a version that is loaded and ready; None where it is not."""
         model = self._known.get(_identity(version))
-        return model if model is not None and self._server.ready(version.served_as) else None
+        return model if model is not None and self._server.model_ready(version.served_as) else None
 
     def load(self, version: ModelVersion) -> ServedModel:
         """Load and warm a version, or load again what the server has lost in a restart.
@@ -109,9 +92,9 @@ class LoadedModels:
         ConfigError
             The version does not fit the pipeline.
         """
-        self._server.load(version.served_as)
+        self._server.load_model(version.served_as)
         model = self.describe(version)
-        warm_up(self._server, model, self.seen)
+        _warm_up(self._server, model, self.samples)
         self._known[_identity(version)] = model
         return model
 
@@ -146,12 +129,12 @@ class LoadedModels:
             return
         outage.begin(ModelUnavailable(f"{name} is dead", retry_after_s=FIRST_HEAL_WAIT_S))
         logger.warning("%s fails every call though the server calls it ready: loaded anew", name)
-        self._server.reload(name)
+        self._server.reload_model(name)
 
     def probe(self, model: ServedModel, row: Matrix) -> ModelUnavailable | None:
         """Send one row, shape (1, d), to a model; return why it is not answered, None if it is."""
         try:
-            self._server.infer(model, row, PROBE_TIMEOUT_S)
+            self._server.infer(model, {INPUT: row}, PROBE_TIMEOUT_S)
         except ModelUnavailable as exc:
             return exc
         except ModelRejected as exc:
@@ -164,11 +147,11 @@ class LoadedModels:
         """Tell whether a row goes through, or the server does not call the model ready."""
         for _ in range(PROBES):
             try:
-                self._server.infer(model, row, PROBE_TIMEOUT_S)
+                self._server.infer(model, {INPUT: row}, PROBE_TIMEOUT_S)
                 return True
             except (ModelRejected, ModelUnavailable):
                 # A dead process lets each call wait; behind those of others that is a time-out.
-                if not self._server.ready(model.name):
+                if not self._server.model_ready(model.name):
                     return True  # unloaded or away: `known` sees to that
             except RecordError:
                 return True  # refused by a process that lives
@@ -207,7 +190,7 @@ class LoadedModels:
         ConfigError
             The version does not fit the pipeline.
         """
-        model = self._server.describe(version.served_as)
+        model = self._server.model_metadata(version.served_as)
         if model.width != self._width:
             raise ConfigError(
                 f"model {version.served_as} takes {model.width} features, "
@@ -237,3 +220,28 @@ def _check_scores(canary: ServedModel, champion: ServedModel) -> None:
             f"model {canary.name} answers {canary.score_width} scores a row, "
             f"the champion {champion.score_width}"
         )
+
+
+def _warm_up(server: ModelServer, model: ServedModel, samples: SampleRows) -> None:
+    """Send a loaded version rows that its predecessor has answered.
+
+    Where none have been seen, zeros are sent, and what becomes of them says nothing.
+
+    Raises
+    ------
+    ModelUnavailable
+        It fails on rows that were seen, or answers none of them with a finite score: the version
+        that serves goes on.
+    """
+    is_real = samples.has_sample(model.width)
+    for rows in sorted({min(size, model.max_rows) for size in (*WARM_UP_ROWS, model.max_rows)}):
+        try:
+            scores = server.infer(
+                model, {INPUT: samples.sample(rows, model.width)}, WARM_UP_TIMEOUT_S
+            )
+        except (RecordError, ModelUnavailable) as exc:
+            if is_real:
+                raise ModelUnavailable(f"{model.name} fails on rows that were seen: {exc}") from exc
+            return
+        if is_real and not np.isfinite(scores).all(axis=1).any():
+            raise ModelUnavailable(f"{model.name} answers rows that were seen with no finite score")

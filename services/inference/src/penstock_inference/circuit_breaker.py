@@ -16,16 +16,14 @@ from typing import Final, Literal
 from penstock_schemas.errors import ModelUnavailable, PenstockError
 from penstock_streaming.timing import Outage
 
+from penstock_inference.model_server import DeadlineHit
+
 logger = logging.getLogger(__name__)
 
 BreakerState = Literal["closed", "open", "half_open"]
 STATES: Final[tuple[BreakerState, ...]] = ("closed", "open", "half_open")
 PROBE_LIMIT_S: Final = 6.0
 """Time after which a probe that nobody has reported on is given up, seconds."""
-
-
-class DeadlineHit(ModelUnavailable):
-    """A model has let a call wait for its whole deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ BESIDE: Final = BreakerPolicy(failures=1, first_pause_s=1.0, longest_pause_s=30.
 
 
 class _Breaker:
-    """The circuit of one model; guarded by the lock of `Breakers`."""
+    """The circuit of one model; guarded by the lock of `CircuitBreakers`."""
 
     def __init__(self, policy: BreakerPolicy, clock: Callable[[], float]) -> None:
         self.state: BreakerState = "closed"
@@ -96,7 +94,7 @@ class _Breaker:
         return self.outage.begin(pause)
 
 
-class Breakers:
+class CircuitBreakers:
     """The circuits of one pipeline's models, by name on the server. Thread-safe.
 
     Parameters
@@ -131,7 +129,7 @@ class Breakers:
         breaker = self._breakers.get(name)
         return breaker.outage.remaining_s if breaker and breaker.state == "open" else 0.0
 
-    def allows(self, name: str) -> bool:
+    def allow_call(self, name: str) -> bool:
         """Tell whether a call may be sent now; a caller that gets a probe reports its outcome."""
         breaker = self._breakers.get(name)
         if breaker is None or breaker.state == "closed":
@@ -141,8 +139,8 @@ class Breakers:
         self._tell(name, before, breaker.state)
         return may
 
-    def answered(self, name: str) -> None:
-        """Learn that a call was answered."""
+    def record_success(self, name: str) -> None:
+        """Count an answered call: a probe's closes the circuit."""
         breaker = self._breakers.get(name)
         if breaker is None:
             return
@@ -153,8 +151,10 @@ class Breakers:
         if breaker.state != before:
             logger.info("%s answers again", name)
 
-    def failed(self, name: str, error: PenstockError, policy: BreakerPolicy = ANSWERING) -> None:
-        """Learn that a call has failed for a reason that lies with the model.
+    def record_failure(
+        self, name: str, error: PenstockError, policy: BreakerPolicy = ANSWERING
+    ) -> None:
+        """Count a call that has failed for a reason that lies with the model.
 
         Parameters
         ----------
@@ -168,7 +168,7 @@ class Breakers:
         if pause_s:
             logger.warning("no calls to %s for %.1f s: %s", name, pause_s, error)
 
-    def forget(self, name: str) -> None:
+    def reset_breaker(self, name: str) -> None:
         """Close a circuit, whatever it knows."""
         with self._lock:
             self._breakers.pop(name, None)
