@@ -1,7 +1,7 @@
 """An event given by its named fields becomes the vector that the stream would make of it.
 
-Same decoder, rules and features as ingest; the aggregates are read from what ingest writes back to
-the online store, so they may be behind the stream by its write interval.
+The stage is ingest's (`penstock_features.event_vectorizer`); the aggregates are read from what
+ingest writes back to the online store, so they may be behind the stream by its write interval.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from penstock_features.aggregates import AggregateTable, warm_up
-from penstock_features.arrow_columns import Floats, texts, times_ms
+from penstock_features.aggregates import warm_up
+from penstock_features.arrow_columns import times_ms
+from penstock_features.event_vectorizer import EventVectorizer
 from penstock_features.online import OnlineStore
-from penstock_features.rules import Rules
-from penstock_features.vectorizer import Vectorizer
 from penstock_pipelines.loader import LoadedPipeline
 from penstock_schemas.codec import ColumnarDecoder
 from penstock_schemas.errors import FatalError, FeatureStoreUnavailable
@@ -38,16 +36,14 @@ class EventVectors:
     def __init__(self, pipeline: LoadedPipeline, feast_repo: Path) -> None:
         config = pipeline.config
         self._config = config
-        self._decoder = ColumnarDecoder(
+        self._online = OnlineStore(feast_repo, config) if config.feast is not None else None
+        decoder = ColumnarDecoder(
             pipeline.event_schema,
             _no_registry,
             json_allowed=True,
             max_bytes=config.limits.max_event_bytes,
         )
-        self._rules = Rules(config.rules)
-        self._vectorizer = Vectorizer(config)
-        self._online = OnlineStore(feast_repo, config) if config.feast is not None else None
-        self._table = AggregateTable(config)
+        self._events = EventVectorizer(config, decoder, self._online)
 
     def warm_up(self) -> None:
         """Do once what the first event would wait for."""
@@ -67,41 +63,19 @@ class EventVectors:
         FeatureStoreUnavailable
             The online store does not answer.
         """
-        decoded = self._decoder.decode([body])
-        for _, error in decoded.errors:
+        events = self._events.prepare([body])
+        for _, error in events.dead_letters:
             raise error
-        columns = decoded.columns
-        for _, violation in self._rules.violations(columns):
-            raise violation
-        part = self._vectorizer.event_part(columns)
-        for _, violation in part.violations:
-            raise violation
-        event = self._config.event
-        found = texts(columns.column(event.key))[0].as_py()
-        key = "" if found is None else str(found)  # no entity: a history of none
-        matrix = self._vectorizer.complete(
-            part.matrix,
-            self._aggregates(key, columns),
-            self._online.read([key]) if self._online else {},
-        )
+        keys = events.keys.to_pylist()
+        states = self._online.read_states(keys) if self._online else [None]
+        columns, event = events.columns, self._config.event
         return EventVector(
             event_id=str(columns.column(event.id)[0].as_py()),
-            key=key,
+            key=keys[0],
             time_ms=int(times_ms(columns.column(event.time))[0]),
             inputs=_plain(columns),
-            matrix=matrix,
+            matrix=self._events.peek(events, states),
         )
-
-    def _aggregates(self, key: str, columns: pa.RecordBatch) -> Floats:
-        layout = self._table.layout
-        if not layout.names:
-            return np.empty((1, 0), dtype=np.float64)
-        table = AggregateTable(layout)
-        state = self._online.read_states([key])[0] if self._online else None
-        if state is not None and state.shape == (layout.width,):
-            table.load([key], state.reshape(1, -1))
-        times = times_ms(columns.column(self._config.event.time))
-        return table.peek([key], times, layout.values(columns))
 
 
 def _plain(columns: pa.RecordBatch) -> dict[str, Any]:

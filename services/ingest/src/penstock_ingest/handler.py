@@ -8,29 +8,14 @@ the state and reads the committed one back, whatever became of the commit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from penstock_features.aggregates import AggregateTable, pack_rows
 from penstock_streaming.handler import HandledBatch, MessageBatch, OutputColumns
 
+from penstock_ingest.changelog import StateChangelog
 from penstock_ingest.metrics import IngestMetrics
 from penstock_ingest.pipeline import IngestPipeline, Prepared
-
-
-class StateSource(Protocol):
-    """Where committed state comes from; `penstock_ingest.changelog.StateChangelog` in service."""
-
-    topic: str
-
-    def restore(self, partitions: Sequence[int], deadline_s: float) -> dict[int, AggregateTable]:
-        """Return the committed state of partitions."""
-
-
-class StateSink(Protocol):
-    """Takes committed state for other readers; `penstock_ingest.writeback.WriteBack`."""
-
-    def offer(self, keys: Sequence[bytes], payloads: Sequence[bytes]) -> None:
-        """Take the latest state of entities; never blocks."""
+from penstock_ingest.writeback import WriteBackThread
 
 
 class PendingIngest:
@@ -68,8 +53,8 @@ class IngestHandler:
     def __init__(
         self,
         pipeline: IngestPipeline,
-        changelog: StateSource | None,
-        write_back: StateSink | None,
+        changelog: StateChangelog | None,
+        write_back: WriteBackThread | None,
         metrics: IngestMetrics,
     ) -> None:
         self._pipeline = pipeline

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 from penstock_features.aggregates import LAST_TIME, AggregateLayout, AggregateTable, unpack_into
+from penstock_features.online import OnlineStore
 from penstock_pipelines.model import FeastSection, WriteBack
 from penstock_schemas.errors import ConfigError, FeatureStoreUnavailable
 from penstock_streaming.timing import Deadline
@@ -31,13 +31,6 @@ LATEST_MS = 4_102_444_800_000
 """1 January 2100."""
 
 
-class OnlineWriter(Protocol):
-    """Writes online features; `penstock_features.online.OnlineStore` in service."""
-
-    def write(self, view: str, frame: pd.DataFrame) -> None:
-        """Write rows to a view."""
-
-
 class WriteBackThread:
     """Writes what it was offered, latest value per entity, every few seconds.
 
@@ -52,7 +45,7 @@ class WriteBackThread:
         feast: FeastSection,
         section: WriteBack,
         layout: AggregateLayout,
-        store: OnlineWriter,
+        store: OnlineStore,
         metrics: IngestMetrics,
     ) -> None:
         for name in section.fields.values():
