@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 from harness.fault_pipeline import FULL, FaultWindow, FaultWorld, in_lanes
-from penstock_streaming.fail_points import FAIL_POINTS
+from harness.kills import LOOP_KILLS, kill_loop
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
@@ -32,7 +32,7 @@ def test_ingest_killed_at_every_place(make_world: Callable[..., FaultWorld], see
     rng = random.Random(seed)
     worlds = [make_world() for _ in range(LANES)]
     routers = [world.started_router() for world in worlds]
-    turns = [Kill(place, rng.randint(1, 3), seed + n) for n, place in enumerate(FAIL_POINTS)]
+    turns = [Kill(place, rng.randint(1, 3), seed + n) for n, place in enumerate(LOOP_KILLS)]
     in_lanes(worlds, turns, kill)
     assert [router.stop() for router in routers] == [0] * LANES
 
@@ -42,7 +42,7 @@ def kill(world: FaultWorld, turn: Kill) -> None:
     place = f"{turn.place}:{turn.visit}"
     with FaultWindow(world, f"F1 ingest {place}", turn.seed) as window:
         window.publish(EVENTS)
-        first = world.start_ingest(PENSTOCK_FAIL_POINT=place)
+        first = world.start_ingest(**kill_loop("PENSTOCK_INGEST_", place))
         assert first.wait(90) == -signal.SIGKILL
         window.ended(f"kill at {turn.place}")
         second = world.start_ingest()

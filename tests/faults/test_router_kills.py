@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pytest
 from harness.fault_pipeline import FULL, FaultWindow, FaultWorld, await_ready, in_lanes
 from harness.faults import frozen
+from harness.kills import LOOP_KILLS
 from harness.services import BareRouter
 from harness.waiting import Background, eventually
-from penstock_streaming.fail_points import FAIL_POINTS
 
 MakeWorld = Callable[..., FaultWorld]
 pytestmark = [pytest.mark.integration]
@@ -71,7 +71,7 @@ def test_killed_at_every_place(make_world: MakeWorld, seed: int) -> None:
     worlds = [make_world() for _ in range(LANES)]
     worlds[0].start_ingest(others=worlds[1:])
     seeds = [seed + n for n in range(20 if FULL else 5)]
-    in_lanes(worlds, [Kill(place, s, 20_000) for s in seeds for place in FAIL_POINTS], kill)
+    in_lanes(worlds, [Kill(place, s, 20_000) for s in seeds for place in LOOP_KILLS], kill)
 
 
 @pytest.mark.faults

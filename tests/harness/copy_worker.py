@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--incarnation", required=True)
     parser.add_argument("--commit-interval-s", type=float, default=0.1)
     parser.add_argument("--journal-dir", type=Path)
+    parser.add_argument("--wrapper")
     parser.add_argument("--group-protocol", choices=["classic", "consumer"], default="classic")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
@@ -128,6 +129,7 @@ def main() -> None:
             session_timeout_s=6.0,
             commit_interval_s=given.commit_interval_s,
             journal_dir=given.journal_dir,
+            wrapper=given.wrapper,
             group_protocol=given.group_protocol,
         ),
         metrics=LoopMetrics(CollectorRegistry()),

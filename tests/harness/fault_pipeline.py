@@ -31,6 +31,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from harness.clients import ProducerApp, Published
 from harness.judges import LedgerRun, LiveReader, counters
+from harness.kills import kill_loop
 from harness.models import (
     MAX_ROWS,
     MODEL_WIDTH,
@@ -164,7 +165,7 @@ class FaultWorld:
             for name, value in settings.items()
         }
         if fail_point:
-            extra["PENSTOCK_FAIL_POINT"] = fail_point
+            extra |= kill_loop("PENSTOCK_INFERENCE_", fail_point)
         self.routers.append(BareRouter(self.router_places, self.loaded.folder, self.run_dir, extra))
         return self.routers[-1]
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from harness.kills import tests_path, wrapper
 from harness.waiting import eventually
 from penstock_schemas.errors import RecordError
 from penstock_streaming.handler import (
@@ -160,7 +161,7 @@ class Rig:
     def retune(self, **settings: Any) -> None:
         """Change settings, and have the loop see it."""
         self.wanted = self.wanted.model_copy(update=settings)
-        self.processor._house._due_at = 0.0
+        self.processor._duties_due_at = 0.0
         self.turn()
 
     def started(self, *partitions: int) -> Rig:
@@ -241,7 +242,9 @@ class LoopWorld:
         arguments += ["--topic", self.topic, "--incarnation", str(len(self.workers))]
         for name, value in options.items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
-        environment = {**os.environ, "PENSTOCK_FAIL_POINT": fail_point}
+        if fail_point:
+            arguments += ["--wrapper", wrapper(fail_point)]
+        environment = {**os.environ, **tests_path()}
         with log.open("wb") if log else nullcontext() as said:
             worker = subprocess.Popen(
                 arguments, env=environment, start_new_session=True, stdout=said, stderr=said

@@ -26,6 +26,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
+from harness.kills import kill_job
 from harness.waiting import eventually
 from penstock_cli.main import main
 from penstock_registry.client import RegistryClient, RegistrySettings
@@ -203,7 +204,7 @@ class ReplayWorld:
                 *self._where,
             ],
             cwd=self.folder,
-            env={**os.environ, "PENSTOCK_FAIL_POINT": fail_point, "PENSTOCK_ACTOR": "ann"},
+            env={**os.environ, **kill_job(fail_point), "PENSTOCK_ACTOR": "ann"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -28,6 +28,7 @@ import numpy.typing as npt
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from harness.kills import kill_job
 from harness.models import NAME, write_folder
 from harness.waiting import background_calls, eventually
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
@@ -38,8 +39,8 @@ from penstock_schemas.avro_rows import PREFIX_BYTES
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.records import ModelVersion, RetrainEvent, RoutingState
 from penstock_schemas.schema_files import schema_text
+from penstock_service.fail_points import FailPoints
 from penstock_streaming import admin
-from penstock_streaming.fail_points import VARIABLE, FailPoints
 from penstock_streaming.settings import KafkaSettings
 from penstock_training.first_model import Places as FirstPlaces
 from penstock_training.first_model import provide_first_model
@@ -270,7 +271,7 @@ class RetrainRig:
         arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
         return subprocess.run(
             [sys.executable, "-m", "penstock_training_job", *arguments],
-            env={**os.environ, **({VARIABLE: fail_point} if fail_point else {})},
+            env={**os.environ, **kill_job(fail_point)},
             cwd=REPOSITORY,
             capture_output=True,
             text=True,

@@ -70,8 +70,7 @@ class BareRouter:
     run_dir
         Shared by the routers of a test: facts, metrics, journals of what was in flight.
     extra
-        More variables, such as ``PENSTOCK_FAIL_POINT`` or
-        ``PENSTOCK_INFERENCE_LOOP__SESSION_TIMEOUT_S``.
+        More variables, such as ``PENSTOCK_INFERENCE_LOOP__SESSION_TIMEOUT_S``.
     """
 
     places: ServicePlaces

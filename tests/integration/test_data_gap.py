@@ -30,7 +30,7 @@ def stopped(worker: subprocess.Popen[bytes]) -> int:
 
 def told(worker: subprocess.Popen[bytes], log: Path) -> str:
     """Return what a worker says that has ended by itself."""
-    assert worker.wait(30) == 1
+    assert worker.wait(60) == 1
     return log.read_text()
 
 

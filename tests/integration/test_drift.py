@@ -28,6 +28,7 @@ from harness.drift import (
     make_stream,
     make_training_reference,
 )
+from harness.kills import kill_loop
 from harness.waiting import eventually
 from penstock_drift.monitor import DriftMonitor
 from penstock_drift.quality import auc
@@ -150,7 +151,7 @@ def report_of(world: DriftWorld, event: DriftEvent) -> dict[str, Any]:
 def test_killed_at_a_bad_moment_the_same_is_found(world: DriftWorld, place: str) -> None:
     stream = make_stream(4, ROWS, concept_at=CHANGE)
     publish_in_steps(world, stream, 0, CHANGE)
-    world.start(PENSTOCK_FAIL_POINT=place, **SMALL)
+    world.start(**kill_loop("PENSTOCK_DRIFT_", place), **SMALL)
     assert world.process is not None
     assert world.process.wait(WAIT_S) == -signal.SIGKILL
     world.start(**SMALL)

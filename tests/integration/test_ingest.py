@@ -26,6 +26,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness.clients import register_schema
+from harness.kills import kill_loop
 from harness.waiting import eventually
 from penstock_features.history import history
 from penstock_features.online import apply_definitions, load_profiles, open_store
@@ -238,7 +239,7 @@ def test_bad_events_are_dead_letters_and_their_neighbours_go_on(world: World) ->
 def test_state_after_a_kill_is_that_of_an_unbroken_run(world: World, place: str) -> None:
     world.publish(1_000)
     one_each = {"PENSTOCK_INGEST_LOOP__MAX_TRANSACTION_ROWS": str(BATCH_ROWS)}
-    world.start(PENSTOCK_FAIL_POINT=place, **one_each)
+    world.start(**kill_loop("PENSTOCK_INGEST_", place), **one_each)
     world.publish(2_000)
     assert world.process is not None
     assert world.process.wait(START_S) == -signal.SIGKILL

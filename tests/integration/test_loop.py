@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from harness.kills import LOOP_KILLS
 from harness.loop import LoopWorld
 from harness.waiting import eventually
 from penstock_schemas import headers
-from penstock_streaming.fail_points import FAIL_POINTS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -36,7 +36,7 @@ def make_world(kafka_bootstrap: str) -> Iterator[MakeWorld]:
 
 @pytest.mark.faults
 def test_a_kill_at_each_fail_point_loses_and_doubles_nothing(make_world: MakeWorld) -> None:
-    worlds = {name: make_world() for name in FAIL_POINTS}
+    worlds = {name: make_world() for name in LOOP_KILLS}
 
     def run(name: str) -> None:
         world = worlds[name]

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from harness.kills import kill_job
 from harness.models import write_folder
 from harness.retrain import JOB_S, PREFIX, START_S, RayView, RetrainWorld
 from harness.waiting import eventually, holds_for
@@ -101,7 +102,7 @@ def test_request_becomes_one_job_and_the_next_one_has_to_wait(world: RetrainWorl
     "place", ["before_submit", pytest.param("after_submit", marks=pytest.mark.faults)]
 )
 def test_killed_around_the_submission_there_is_one_job(world: RetrainWorld, place: str) -> None:
-    world.start(PENSTOCK_FAIL_POINT=place)
+    world.start(**kill_job(place))
     world.wait_ready()
     request = world.ask()
     assert world.process is not None

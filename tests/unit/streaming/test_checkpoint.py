@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock_streaming.checkpoint import CommitPace, Progress
+from penstock_streaming.checkpoint import CommitPace, OffsetTracker
 from penstock_streaming.handler import MessageBatch
 
 INTERVAL_S = 0.1
@@ -56,39 +56,39 @@ def batch(*rows: tuple[int, int]) -> MessageBatch:
 
 
 def test_an_end_is_the_last_offset_plus_one_of_each_partition() -> None:
-    progress = Progress()
-    progress.add(batch((0, 4), (1, 10), (0, 5), (0, 9)))
-    progress.add(batch((1, 11)))
-    assert progress.ends({}) == {0: 10, 1: 12}
+    offsets = OffsetTracker()
+    offsets.track(batch((0, 4), (1, 10), (0, 5), (0, 9)))
+    offsets.track(batch((1, 11)))
+    assert offsets.ends({}) == {0: 10, 1: 12}
 
 
 def test_positions_step_over_control_records_and_never_back() -> None:
-    progress = Progress()
-    progress.add(batch((0, 4), (1, 9)))
-    assert progress.ends({0: 7, 1: 3, 2: 50}) == {0: 7, 1: 10}
+    offsets = OffsetTracker()
+    offsets.track(batch((0, 4), (1, 9)))
+    assert offsets.ends({0: 7, 1: 3, 2: 50}) == {0: 7, 1: 10}
 
 
 def test_only_committed_partitions_can_be_behind() -> None:
-    progress = Progress()
-    progress.add(batch((0, 4)))
-    progress.commit(progress.ends({}))
-    assert progress.behind({0: 6, 1: 9}) == {0: 6}
-    assert progress.behind({0: 5}) == {}
-    assert progress.open_ends == {}
+    offsets = OffsetTracker()
+    offsets.track(batch((0, 4)))
+    offsets.commit(offsets.ends({}))
+    assert offsets.behind({0: 6, 1: 9}) == {0: 6}
+    assert offsets.behind({0: 5}) == {}
+    assert offsets.open_ends == {}
 
 
 def test_after_a_roll_back_no_position_is_trusted() -> None:
-    progress = Progress()
-    progress.add(batch((0, 4)))
-    progress.commit({0: 5})
-    progress.add(batch((0, 5)))
-    progress.roll_back()
-    assert progress.ends({0: 9}) == {}
-    assert progress.behind({0: 9}) == {}
+    offsets = OffsetTracker()
+    offsets.track(batch((0, 4)))
+    offsets.commit({0: 5})
+    offsets.track(batch((0, 5)))
+    offsets.roll_back()
+    assert offsets.ends({0: 9}) == {}
+    assert offsets.behind({0: 9}) == {}
 
 
 def test_partitions_given_up_are_forgotten() -> None:
-    progress = Progress()
-    progress.add(batch((0, 4), (1, 4)))
-    progress.forget([1])
-    assert progress.ends({}) == {0: 5}
+    offsets = OffsetTracker()
+    offsets.track(batch((0, 4), (1, 4)))
+    offsets.forget([1])
+    assert offsets.ends({}) == {0: 5}

@@ -10,19 +10,19 @@ from confluent_kafka import KafkaError, Message
 from penstock_schemas.errors import ConfigError
 from penstock_streaming import consumer as consumer_module
 from penstock_streaming import timing
-from penstock_streaming.consumer import InputConsumer
+from penstock_streaming.consumer import GroupConsumer
 from penstock_streaming.testing import FakeBroker, FakeClients
-from penstock_streaming.timing import Patience
+from penstock_streaming.timing import RejoinTimer
 
 
 @pytest.fixture
-def consumer() -> InputConsumer:
-    made = InputConsumer(FakeClients(FakeBroker()), {}, "t")
+def consumer() -> GroupConsumer:
+    made = GroupConsumer(FakeClients(FakeBroker()), {}, "t")
     made.subscribe()
     return made
 
 
-def returning(consumer: InputConsumer, *messages: Message) -> None:
+def returning(consumer: GroupConsumer, *messages: Message) -> None:
     left = list(messages)
     fake: Any = consumer._client
     fake.poll = lambda timeout: left.pop(0) if left else None
@@ -38,46 +38,46 @@ def record() -> Message:
 
 
 def test_a_passing_notice_is_dropped_and_records_beside_it_are_kept(
-    consumer: InputConsumer,
+    consumer: GroupConsumer,
 ) -> None:
     returning(consumer, record(), notice(KafkaError.UNKNOWN_TOPIC_OR_PART), record())
-    assert len(consumer.fetch(10, 0.0)) == 2
+    assert len(consumer.poll_batch(10, 0.0)) == 2
 
 
-def test_a_notice_that_no_poll_cures_is_raised(consumer: InputConsumer) -> None:
+def test_a_notice_that_no_poll_cures_is_raised(consumer: GroupConsumer) -> None:
     returning(consumer, record(), notice(KafkaError.TOPIC_AUTHORIZATION_FAILED))
     with pytest.raises(ConfigError, match="TOPIC_AUTHORIZATION_FAILED"):
-        consumer.fetch(10, 0.0)
+        consumer.poll_batch(10, 0.0)
 
 
-def test_wrong_credentials_end_the_start(consumer: InputConsumer) -> None:
+def test_wrong_credentials_end_the_start(consumer: GroupConsumer) -> None:
     consumer._on_error(KafkaError(KafkaError._AUTHENTICATION))
     with pytest.raises(ConfigError, match="_AUTHENTICATION"):
-        consumer.fetch(1, 0.0)
+        consumer.poll_batch(1, 0.0)
 
 
-def test_wrong_credentials_later_are_left_to_the_client(consumer: InputConsumer) -> None:
+def test_wrong_credentials_later_are_left_to_the_client(consumer: GroupConsumer) -> None:
     fake: Any = consumer._client
     fake.assign(0)
-    consumer.fetch(1, 0.0)
+    consumer.poll_batch(1, 0.0)
     consumer._on_error(KafkaError(KafkaError._AUTHENTICATION))
-    assert consumer.fetch(1, 0.0) == []
+    assert consumer.poll_batch(1, 0.0) == []
 
 
-def test_held_partitions_are_resumed_once(consumer: InputConsumer) -> None:
+def test_paused_partitions_are_resumed_once(consumer: GroupConsumer) -> None:
     fake: Any = consumer._client
     fake.assign(0, 1)
-    consumer.fetch(1, 0.0)
+    consumer.poll_batch(1, 0.0)
     assert fake.paused == {0, 1}
     calls: list[object] = []
     fake.resume = calls.append
-    consumer.gates.release()
-    consumer.gates.release()
+    consumer.resume_all()
+    consumer.resume_all()
     assert len(calls) == 1
 
 
 def test_a_group_that_cannot_be_left_is_left_behind(
-    consumer: InputConsumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    consumer: GroupConsumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(consumer_module, "LEAVE_S", 0.01)
     monkeypatch.setattr(timing, "GRACE_S", 0.01)
@@ -89,7 +89,7 @@ def test_a_group_that_cannot_be_left_is_left_behind(
     assert "leaving the group" in caplog.text
 
 
-class TestPatience:
+class TestRejoin:
     """A member that the group gives nothing any more, without a word."""
 
     @pytest.fixture
@@ -101,35 +101,35 @@ class TestPatience:
         return [0.0]
 
     @pytest.fixture
-    def member(self, clients: FakeClients, now: list[float]) -> InputConsumer:
-        made = InputConsumer(clients, {}, "t")
-        made._patience = Patience(30.0, lambda: now[0])
+    def member(self, clients: FakeClients, now: list[float]) -> GroupConsumer:
+        made = GroupConsumer(clients, {}, "t")
+        made._rejoin = RejoinTimer(30.0, lambda: now[0])
         made.subscribe()
         clients.consumers[0].assign(0, 1)
-        made.fetch(1, 0.0)
+        made.poll_batch(1, 0.0)
         return made
 
     def test_it_joins_anew_and_hears_no_more_of_what_it_left(
-        self, member: InputConsumer, clients: FakeClients, now: list[float]
+        self, member: GroupConsumer, clients: FakeClients, now: list[float]
     ) -> None:
         left = clients.consumers[0]
         left.lose(0, 1)
-        member.fetch(1, 0.0)
+        member.poll_batch(1, 0.0)
         now[0] = 29.0
-        member.fetch(1, 0.0)
+        member.poll_batch(1, 0.0)
         assert not left.is_closed
         now[0] = 30.0
-        member.fetch(1, 0.0)
+        member.poll_batch(1, 0.0)
         assert left.is_closed
         left.assign(0)
         left.poll(0.0)
-        assert member.gates.owned == set()
+        assert member.owned == set()
         clients.consumers[1].assign(1)
-        member.fetch(1, 0.0)
+        member.poll_batch(1, 0.0)
         left.lose(1)
         left.poll(0.0)
-        assert member.gates.owned == {1}
-        assert [(e.kind, e.partitions) for e in member.take_events()] == [
+        assert member.owned == {1}
+        assert [(e.kind, e.partitions) for e in member.take_rebalances()] == [
             ("assigned", (0, 1)),
             ("lost", (0, 1)),
             ("rejoined", ()),
@@ -138,11 +138,11 @@ class TestPatience:
 
     @pytest.mark.parametrize("kept", [(), (1,)])
     def test_a_member_that_the_group_has_answered_is_left_alone(
-        self, member: InputConsumer, clients: FakeClients, now: list[float], kept: tuple[int, ...]
+        self, member: GroupConsumer, clients: FakeClients, now: list[float], kept: tuple[int, ...]
     ) -> None:
         clients.consumers[0].revoke(*{0, 1}.difference(kept))
         clients.consumers[0].assign()
-        member.fetch(1, 0.0)
+        member.poll_batch(1, 0.0)
         now[0] = 1_000.0
-        member.fetch(1, 0.0)
+        member.poll_batch(1, 0.0)
         assert len(clients.consumers) == 1

@@ -134,7 +134,7 @@ def test_waiting_for_a_dependency_polls_and_submits_nothing(make_rig: MakeRig) -
     rig.consumer.revoke(0)
     rig.turn()
     assert rig.handler.named("revoked") == [[0]]
-    assert rig.processor.assigned == frozenset()
+    assert rig.processor._consumer.owned == set()
 
 
 def test_what_is_done_is_committed_while_a_later_batch_waits(make_rig: MakeRig) -> None:

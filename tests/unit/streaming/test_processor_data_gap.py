@@ -10,7 +10,8 @@ from penstock_schemas.errors import DataGap
 
 def second_later(rig: Rig, times: int = 1) -> None:
     for _ in range(times):
-        rig.processor._house._due_at = 0.0
+        rig.processor._duties_due_at = 0.0
+        rig.processor._identity._ask_at = 0.0
         rig.turn()
 
 
@@ -53,7 +54,7 @@ def test_an_offset_beyond_the_end_is_a_gap(make_rig: MakeRig) -> None:
     rig = make_rig()
     rig.feed(b"x")
     rig.broker.offsets[(IN, 0)] = 9
-    assert rig.processor._consumer.places.gap(0, 9).gaps == {0: (9, None)}
+    assert rig.processor._consumer.data_gap(0, 9).gaps == {0: (9, None)}
 
 
 def test_a_topic_made_again_under_the_loop_is_a_gap_though_the_offsets_fit(

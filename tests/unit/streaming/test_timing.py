@@ -8,7 +8,7 @@ import pytest
 from penstock_schemas.errors import RetryableError
 from penstock_streaming import timing
 from penstock_streaming.errors import OutcomeUnknown
-from penstock_streaming.timing import Budget, Outage, Patience, within
+from penstock_streaming.timing import Budget, Outage, RejoinTimer, within
 
 
 class Clock:
@@ -51,35 +51,35 @@ def test_an_empty_budget_gives_nothing() -> None:
     assert not Budget(0, 10.0, Clock()).spend()
 
 
-def test_patience_ends_once_and_lasts_twice_as_long_the_next_time() -> None:
+def test_timer_ends_once_and_lasts_twice_as_long_the_next_time() -> None:
     clock = Clock()
-    patience = Patience(10.0, clock)
+    timer = RejoinTimer(10.0, clock)
     clock.now = 50.0
-    assert patience.spend() is None, "nobody waits"
-    patience.begin()
+    assert timer.overdue_s() is None, "nobody waits"
+    timer.begin()
     clock.now = 55.0
-    patience.begin()
-    assert patience.spend() is None
+    timer.begin()
+    assert timer.overdue_s() is None
     clock.now = 60.0
-    assert patience.spend() == 10.0
+    assert timer.overdue_s() == 10.0
     clock.now = 79.0
-    assert patience.spend() is None
+    assert timer.overdue_s() is None
     clock.now = 80.0
-    assert patience.spend() == 20.0
+    assert timer.overdue_s() == 20.0
 
 
 def test_an_answer_ends_the_wait_and_makes_the_next_one_short_again() -> None:
     clock = Clock()
-    patience = Patience(10.0, clock)
-    patience.begin()
+    timer = RejoinTimer(10.0, clock)
+    timer.begin()
     clock.now = 10.0
-    assert patience.spend() == 10.0
-    patience.end()
+    assert timer.overdue_s() == 10.0
+    timer.end()
     clock.now = 100.0
-    assert patience.spend() is None
-    patience.begin()
+    assert timer.overdue_s() is None
+    timer.begin()
     clock.now = 110.0
-    assert patience.spend() == 10.0
+    assert timer.overdue_s() == 10.0
 
 
 def test_the_time_out_is_passed_on_and_errors_come_back() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from penstock_schemas.errors import BrokerUnavailable, ConfigError
-from penstock_streaming.fail_points import FailPoints
+from penstock_service.fail_points import FailPoints
 from penstock_training_job import __main__ as module
 from penstock_training_job.request import Withdrawn
 from penstock_training_job.workplace import Places, workplace

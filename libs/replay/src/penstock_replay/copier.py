@@ -10,6 +10,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, Producer
 from penstock_schemas.errors import BrokerUnavailable, DeliveryFailed, FencedError
 from penstock_schemas.records import AuditEvent
+from penstock_service.fail_points import FailPoints
 from penstock_streaming.dead_letters import Header
 from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
@@ -22,14 +23,12 @@ from penstock_streaming.errors import (
     translated,
     verdict,
 )
-from penstock_streaming.fail_points import FailPoints
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 from penstock_streaming.timing import Deadline, within
 
 from penstock_replay.audit_log import AuditLog
 from penstock_replay.headers import Record
 
-FAIL_POINTS: Final = ("mid_copy", "before_commit", "during_commit", "after_commit")
 OPEN_S: Final = 60.0
 """Time to take the transactional id: what a killed run left open is ended first."""
 _POLL_S: Final = 0.05
@@ -68,7 +67,7 @@ class Copier:
         self._config: dict[str, Any] = kafka.producer_config(self._loop, transactional_id)
         self._id = transactional_id
         self._audit = audit
-        self._points = FailPoints.from_environment(places=FAIL_POINTS)
+        self._points = FailPoints()
         self._client: Producer | None = None
         self._begun_at: float | None = None
         self._refused: KafkaError | None = None

@@ -6,6 +6,7 @@ removed, topics never deleted, and configuration that we do not name is left alo
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -26,17 +27,23 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 from penstock_registry.client import RegistryClient
-from penstock_schemas.errors import BrokerUnavailable, SchemaIncompatible
+from penstock_schemas.errors import BrokerUnavailable, DataGap, SchemaIncompatible
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import Topic
 
+from penstock_streaming.clients import TopicsClient
 from penstock_streaming.errors import error_of, translated
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
 
+logger = logging.getLogger(__name__)
+
 VISIBLE_S: Final = 30.0
 """Longest wait for created topics to show in the metadata, seconds."""
 _POLL_S: Final = 0.05
+IDENTITY_EVERY_S: Final = 30.0
+"""Time between two looks at a topic's id: it changes with an operator's mistake only, seconds."""
+IDENTITY_TIMEOUT_S: Final = 5.0
 LEVEL: Final = "BACKWARD"
 LEVELS_AT_LEAST: Final = frozenset({LEVEL, "BACKWARD_TRANSITIVE", "FULL", "FULL_TRANSITIVE"})
 
@@ -74,6 +81,86 @@ class Change:
 
     def __str__(self) -> str:
         return f"{self.action.value} {self.target}: {self.detail}"
+
+
+def plan(
+    kafka: KafkaSettings,
+    registry: RegistryClient,
+    topics: Sequence[Topic],
+    schemas: Mapping[str, str],
+) -> list[Change]:
+    """Return the changes that make broker and registry as wanted; empty if they are.
+
+    Parameters
+    ----------
+    topics
+        Every topic that shall be there; those with a ``value_schema`` get its subject.
+    schemas
+        Schema text by topic for values that no shipped schema describes, such as a pipeline's own
+        ``event.avsc``.
+
+    Raises
+    ------
+    SchemaIncompatible
+        If a schema may not follow the subject's latest one; it names the subject.
+    BrokerUnavailable, RegistryUnavailable
+        If one of them does not answer.
+    """
+    admin = admin_client(kafka)
+    changes = plan_topics(admin, topics, kafka.request_timeout_s)
+    for subject, text in _subjects(topics, schemas).items():
+        changes.extend(_plan_subject(registry, subject, text))
+    return sorted(changes, key=lambda change: list(Action).index(change.action))
+
+
+def apply(
+    kafka: KafkaSettings,
+    registry: RegistryClient,
+    topics: Sequence[Topic],
+    schemas: Mapping[str, str],
+) -> list[Change]:
+    """Make what `plan` finds, and return it; a second call finds nothing.
+
+    Topics are there, with all their partitions, when it returns.
+
+    Raises
+    ------
+    SchemaIncompatible
+        As `plan`; also for a subject whose level was not BACKWARD before.
+    BrokerUnavailable, RegistryUnavailable
+        If one of them does not answer. What was made until then stays; call again.
+    """
+    changes = plan(kafka, registry, topics, schemas)
+    admin = admin_client(kafka)
+    for change in changes:
+        if change.action is Action.SET_COMPATIBILITY:
+            registry.set_compatibility(change.target, LEVEL)
+        elif change.action is Action.REGISTER_SCHEMA:
+            registry.register(change.target, change.schema)
+    change_topics(admin, changes, kafka.request_timeout_s)
+    wait_visible(admin, topics, kafka.request_timeout_s)
+    return changes
+
+
+def _subjects(topics: Sequence[Topic], schemas: Mapping[str, str]) -> dict[str, str]:
+    found = {f"{t.name}-value": schema_text(t.value_schema) for t in topics if t.value_schema}
+    found.update({f"{topic}-value": text for topic, text in schemas.items()})
+    return found
+
+
+def _plan_subject(registry: RegistryClient, subject: str, text: str) -> Iterator[Change]:
+    level = registry.compatibility(subject)
+    if level not in LEVELS_AT_LEAST:
+        detail = f"{level or 'default'} → {LEVEL}"
+        yield Change(Action.SET_COMPATIBILITY, subject, detail)
+    if registry.registered_id(subject, text) is not None:
+        return
+    if not registry.is_compatible(subject, text):
+        raise SchemaIncompatible(
+            f"subject {subject!r}: the schema cannot read what its latest version wrote; "
+            "give new fields a default and keep the types of old ones"
+        )
+    yield Change(Action.REGISTER_SCHEMA, subject, "new version", schema=text)
 
 
 def admin_client(kafka: KafkaSettings) -> Any:
@@ -189,81 +276,59 @@ def _broker_errors(doing: str) -> Iterator[None]:
         raise BrokerUnavailable(f"{doing}: no answer in time") from exc
 
 
-def plan(
-    kafka: KafkaSettings,
-    registry: RegistryClient,
-    topics: Sequence[Topic],
-    schemas: Mapping[str, str],
-) -> list[Change]:
-    """Return the changes that make broker and registry as wanted; empty if they are.
+class TopicIdentity:
+    """Notices that a topic was deleted and made again, where no offset would tell.
 
     Parameters
     ----------
-    topics
-        Every topic that shall be there; those with a ``value_schema`` get its subject.
-    schemas
-        Schema text by topic for values that no shipped schema describes, such as a pipeline's own
-        ``event.avsc``.
-
-    Raises
-    ------
-    SchemaIncompatible
-        If a schema may not follow the subject's latest one; it names the subject.
-    BrokerUnavailable, RegistryUnavailable
-        If one of them does not answer.
+    topic
+        The input topic.
+    client
+        Asked without waiting for it.
     """
-    admin = admin_client(kafka)
-    changes = plan_topics(admin, topics, kafka.request_timeout_s)
-    for subject, text in _subjects(topics, schemas).items():
-        changes.extend(_plan_subject(registry, subject, text))
-    return sorted(changes, key=lambda change: list(Action).index(change.action))
 
+    def __init__(self, topic: str, client: TopicsClient) -> None:
+        self._topic = topic
+        self._client: TopicsClient | None = client
+        self._known: str | None = None
+        self._answer: Future[Any] | None = None
+        self._ask_at = 0.0
 
-def apply(
-    kafka: KafkaSettings,
-    registry: RegistryClient,
-    topics: Sequence[Topic],
-    schemas: Mapping[str, str],
-) -> list[Change]:
-    """Make what `plan` finds, and return it; a second call finds nothing.
+    def check(self, positions: Mapping[int, int], now_s: float) -> None:
+        """Look at the answer if there is a new one, and ask again when that is due.
 
-    Topics are there, with all their partitions, when it returns.
+        Parameters
+        ----------
+        positions
+            Offsets up to which the partitions of this member have been read.
+        now_s
+            Monotonic seconds.
 
-    Raises
-    ------
-    SchemaIncompatible
-        As `plan`; also for a subject whose level was not BACKWARD before.
-    BrokerUnavailable, RegistryUnavailable
-        If one of them does not answer. What was made until then stays; call again.
-    """
-    changes = plan(kafka, registry, topics, schemas)
-    admin = admin_client(kafka)
-    for change in changes:
-        if change.action is Action.SET_COMPATIBILITY:
-            registry.set_compatibility(change.target, LEVEL)
-        elif change.action is Action.REGISTER_SCHEMA:
-            registry.register(change.target, change.schema)
-    change_topics(admin, changes, kafka.request_timeout_s)
-    wait_visible(admin, topics, kafka.request_timeout_s)
-    return changes
+        Raises
+        ------
+        DataGap
+            If it is another topic of the same name.
+        """
+        if self._answer is not None and self._answer.done():
+            answer, self._answer = self._answer, None
+            self._compare(answer, positions)
+        if self._answer is None and self._client is not None and now_s >= self._ask_at:
+            self._ask_at = now_s + IDENTITY_EVERY_S
+            wanted = TopicCollection([self._topic])
+            answers = self._client.describe_topics(wanted, request_timeout=IDENTITY_TIMEOUT_S)
+            self._answer = answers[self._topic]
 
+    def close(self) -> None:
+        """Drop the client."""
+        self._client = self._answer = None
 
-def _subjects(topics: Sequence[Topic], schemas: Mapping[str, str]) -> dict[str, str]:
-    found = {f"{t.name}-value": schema_text(t.value_schema) for t in topics if t.value_schema}
-    found.update({f"{topic}-value": text for topic, text in schemas.items()})
-    return found
-
-
-def _plan_subject(registry: RegistryClient, subject: str, text: str) -> Iterator[Change]:
-    level = registry.compatibility(subject)
-    if level not in LEVELS_AT_LEAST:
-        detail = f"{level or 'default'} → {LEVEL}"
-        yield Change(Action.SET_COMPATIBILITY, subject, detail)
-    if registry.registered_id(subject, text) is not None:
-        return
-    if not registry.is_compatible(subject, text):
-        raise SchemaIncompatible(
-            f"subject {subject!r}: the schema cannot read what its latest version wrote; "
-            "give new fields a default and keep the types of old ones"
-        )
-    yield Change(Action.REGISTER_SCHEMA, subject, "new version", schema=text)
+    def _compare(self, answer: Future[Any], positions: Mapping[int, int]) -> None:
+        try:
+            found = str(answer.result(0).topic_id)
+        except KafkaException as exc:
+            logger.debug("%s: its id is not known: %s", self._topic, error_of(exc).name())
+            return
+        if self._known is not None and found != self._known:
+            reason = f"the topic was deleted and made again (id {self._known}, now {found})"
+            raise DataGap(self._topic, {p: (end, None) for p, end in positions.items()}, reason)
+        self._known = found

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from pkgutil import resolve_name
+from typing import Any, Protocol, cast
+from weakref import WeakValueDictionary
 
 from confluent_kafka import Consumer, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-if TYPE_CHECKING:
-    from penstock_streaming.dead_letters import Header
+from penstock_streaming.dead_letters import Header
+from penstock_streaming.handler import Handler
 
 RebalanceCallback = Callable[[Any, list[TopicPartition]], None]
 
@@ -130,11 +134,19 @@ class Clients(Protocol):
         """Return a new producer."""
 
     def topics(self, config: dict[str, Any]) -> TopicsClient:
-        """Return a new client that knows of topics."""
+        """Return a client that knows of topics; loops of one process may share it."""
+
+
+_admins: WeakValueDictionary[tuple[int, str], AdminClient] = WeakValueDictionary()
+_admins_lock = threading.Lock()
 
 
 class ConfluentClients:
-    """The real clients."""
+    """The real clients.
+
+    All loops of a process with the same configuration share one admin client: each client is three
+    or four threads of librdkafka. A forked process makes its own, for threads are not inherited.
+    """
 
     def consumer(self, config: dict[str, Any]) -> ConsumerClient:
         """Return a new consumer."""
@@ -147,6 +159,29 @@ class ConfluentClients:
         return cast("ProducerClient", client)
 
     def topics(self, config: dict[str, Any]) -> TopicsClient:
-        """Return a new admin client."""
-        client: Any = AdminClient(config)  # it has no stub
+        """Return the process's admin client of this configuration."""
+        key = os.getpid(), repr(sorted(config.items()))
+        with _admins_lock:
+            client = _admins.get(key)
+            if client is None:
+                _admins[key] = client = AdminClient(config)
         return cast("TopicsClient", client)
+
+
+LoopWrapper = Callable[[str, Clients, Handler], tuple[Clients, Handler]]
+"""Given an argument and a loop's clients and handler, returns those to be used in their place."""
+
+
+def wrapped(wrapper: str | None, clients: Clients, handler: Handler) -> tuple[Clients, Handler]:
+    """Return clients and handler as `LoopSettings.wrapper` has them: unchanged where it is unset.
+
+    Parameters
+    ----------
+    wrapper
+        ``package.module:function=argument``; the function is a `LoopWrapper`.
+    """
+    if wrapper is None:
+        return clients, handler
+    name, _, argument = wrapper.partition("=")
+    wrap: LoopWrapper = resolve_name(name)
+    return wrap(argument, clients, handler)

@@ -232,7 +232,7 @@ class _History:
 
 
 class DeadLetterBreaker:
-    """Counts dead letters per partition and says when a partition must be closed.
+    """Counts dead letters per partition and finds when a partition must be closed.
 
     Parameters
     ----------
@@ -247,8 +247,8 @@ class DeadLetterBreaker:
     Examples
     --------
     >>> breaker = DeadLetterBreaker(BreakerLimits(share=0.2, in_row=2))
-    >>> breaker.add(np.zeros(4, np.int32), [0, 2, 3])
-    >>> str(breaker.add(np.zeros(1, np.int32), [0]))
+    >>> breaker.count_batch(np.zeros(4, np.int32), [0, 2, 3])
+    >>> str(breaker.count_batch(np.zeros(1, np.int32), [0]))
     '3 dead letters in a row'
     """
 
@@ -258,7 +258,7 @@ class DeadLetterBreaker:
         self._histories: dict[int, _History] = {}
         self._committed: dict[int, _History] = {}
 
-    def add(
+    def count_batch(
         self, partitions: npt.NDArray[np.integer[Any]], dead_rows: Sequence[int]
     ) -> Trip | None:
         """Count a batch into the open transaction.
@@ -292,11 +292,11 @@ class DeadLetterBreaker:
         return first
 
     def commit(self) -> None:
-        """Learn that what was added is in the log."""
+        """Keep what was counted: it is in the log."""
         self._committed.clear()
 
     def roll_back(self) -> None:
-        """Learn that what was added since the last commit is not in the log."""
+        """Drop what was counted since the last commit: it is not in the log."""
         self._histories.update(self._committed)
         self._committed.clear()
 

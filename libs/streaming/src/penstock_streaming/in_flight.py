@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from confluent_kafka import Message
 from penstock_schemas.errors import ModelUnavailable, RetryableError
 
-from penstock_streaming.checkpoint import LoopContext
 from penstock_streaming.handler import (
     Completed,
     HandledBatch,
@@ -18,10 +18,23 @@ from penstock_streaming.handler import (
     MessageBatch,
     PendingBatch,
 )
+from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.poison import FlightJournal, Part, Suspects, ranges_of
+from penstock_streaming.settings import LoopSettings
 
 _LEAST_WAIT_S = 0.0005
 """Wait for a batch that is away even where a commit is due, which may need its end."""
+
+
+@dataclass(slots=True)
+class LoopContext:
+    """What all parts of one loop know; only ``loop`` changes, between two turns."""
+
+    topic: str
+    service: str
+    loop: LoopSettings
+    metrics: LoopMetrics
+    clock: Callable[[], float] = time.monotonic
 
 
 def batch_of(topic: str, messages: Sequence[Message]) -> MessageBatch:
@@ -48,7 +61,7 @@ class _Work:
 
     @property
     def is_alone(self) -> bool:
-        """Tell whether nothing else may be with the handler."""
+        """Whether nothing else may be with the handler."""
         return self.part.deaths > 0
 
 
@@ -76,7 +89,7 @@ class InFlight:
 
     @property
     def is_full(self) -> bool:
-        """Tell whether no more may be read.
+        """Whether no more may be read.
 
         Only full batches overlap: what comes while a smaller one is away makes the next one larger,
         where a batch for every few records would cost a call and two requests each.
@@ -88,18 +101,18 @@ class InFlight:
         return len(self._work) >= (loop.max_in_flight if is_behind else 1)
 
     @property
-    def is_flying(self) -> bool:
-        """Tell whether the handler has a batch that is not finished."""
+    def has_submitted(self) -> bool:
+        """Whether the handler has a batch that is not finished."""
         return any(work.pending is not None for work in self._work)
 
     @property
     def has_unsubmitted(self) -> bool:
-        """Tell whether a batch is to be submitted, for the first time or again."""
+        """Whether a batch is to be submitted, for the first time or again."""
         return any(work.pending is None for work in self._work)
 
     @property
     def is_stalled(self) -> bool:
-        """Tell whether the oldest batch takes so long that the partitions should be paused."""
+        """Whether the oldest batch takes so long that the partitions should be paused."""
         if not self._work:
             return False
         head = self._work[0]
@@ -107,8 +120,8 @@ class InFlight:
             return False
         return self._context.clock() - head.submitted_at > self._context.loop.stall_s
 
-    def add(self, messages: Sequence[Message]) -> None:
-        """Take what was read."""
+    def enqueue(self, messages: Sequence[Message]) -> None:
+        """Make batches of what was read, to be submitted."""
         context = self._context
         closed = context.metrics.batches_closed
         reason = "full" if len(messages) >= context.loop.max_batch_rows else "drained"
@@ -116,10 +129,9 @@ class InFlight:
             for part in self._suspects.parts(messages):
                 self._work.append(_Work(batch_of(context.topic, part.messages), part))
                 closed.labels(context.topic, "suspect" if part.deaths else reason).inc()
-        context.fail_points.reach("after_poll")
 
-    def submit(self) -> None:
-        """Hand over, in order, what is not with the handler.
+    def submit_waiting(self) -> None:
+        """Submit, in order, what is not with the handler.
 
         Raises
         ------
@@ -134,8 +146,10 @@ class InFlight:
             if work.is_alone:
                 return
 
-    def finish(self, write: Callable[[MessageBatch, HandledBatch], None]) -> None:
-        """Write the results that are there, oldest first, until one is not.
+    def finished(self) -> Iterator[tuple[MessageBatch, HandledBatch]]:
+        """Return the results that are there, oldest first, until one is not.
+
+        A batch is removed when the next one is asked for: one that could not be produced stays.
 
         Raises
         ------
@@ -148,35 +162,34 @@ class InFlight:
                 return
             try:
                 if not work.pending.done():
-                    self._check_patience(work)
+                    self._check_age(work)
                     return
                 handled = work.pending.result(self._context.loop.result_timeout_s)
             except RetryableError:
                 work.pending = None
                 raise
-            self._context.fail_points.reach("after_result")
-            write(work.batch, handled)
+            yield work.batch, handled
             self._work.popleft()
 
-    def await_head(self, limit_s: float) -> None:
-        """Wait for the oldest batch, a moment at least."""
+    def wait_for_oldest(self, limit_s: float) -> None:
+        """Wait for the result of the oldest batch, a moment at least."""
         head = self._work[0].pending if self._work else None
         if head is not None:
             head.done(max(limit_s, _LEAST_WAIT_S))
 
-    def take_over(self) -> None:
-        """Learn what workers that were killed had in flight: partitions of theirs may come now."""
+    def load_suspects(self) -> None:
+        """Read what workers that were killed had in flight: partitions of theirs may come now."""
         if self._journal is not None:
             self._suspects.add(self._journal.inherited())
 
     def close(self) -> None:
-        """Drop all; the process ends by itself, so nothing that was in flight is suspect."""
-        self.clear()
+        """Discard all; the process ends by itself, so nothing that was in flight is suspect."""
+        self.discard()
         if self._journal is not None:
             self._journal.close()
 
-    def clear(self) -> None:
-        """Drop all; results that still come are ignored."""
+    def discard(self) -> None:
+        """Discard all; results that still come are ignored."""
         self._work.clear()
 
     def _submit_one(self, work: _Work) -> None:
@@ -189,7 +202,6 @@ class InFlight:
         work.submitted_at = context.clock()
         context.metrics.batch_rows.labels(context.topic).observe(rows)
         context.metrics.batch_fill.labels(context.topic).observe(rows / context.loop.max_batch_rows)
-        context.fail_points.reach("after_submit")
 
     @staticmethod
     def _given_up(work: _Work) -> Completed | None:
@@ -198,7 +210,7 @@ class InFlight:
             return None
         return Completed(HandledBatch([], [(0, work.part.error())]))
 
-    def _check_patience(self, work: _Work) -> None:
+    def _check_age(self, work: _Work) -> None:
         limit_s = self._context.loop.result_timeout_s
         if self._context.clock() - work.submitted_at > limit_s:
             raise ModelUnavailable(

@@ -1,21 +1,22 @@
-"""The output side of the loop: a producer in a transaction, and one that flushes.
+"""The output side of the loop: one producer per delivery mode.
 
 Which client error asks for an abort, and which for a new producer, is decided here and in `errors`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from itertools import islice
-from typing import Any, Final, Protocol
+from typing import ClassVar, Final
 
 import numpy as np
 from confluent_kafka import KafkaError, Message, TopicPartition
 from penstock_schemas.errors import BrokerUnavailable, DeliveryFailed, FencedError
 
-from penstock_streaming.clients import ProducerClient
+from penstock_streaming.clients import Clients, ProducerClient
+from penstock_streaming.consumer import GroupConsumer
 from penstock_streaming.dead_letters import DeadLetter
 from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
@@ -28,64 +29,73 @@ from penstock_streaming.errors import (
     translated,
     verdict,
 )
-from penstock_streaming.fail_points import FailPoints
 from penstock_streaming.handler import OutputColumns
-from penstock_streaming.settings import LoopSettings
+from penstock_streaming.settings import KafkaSettings, LoopSettings
 from penstock_streaming.timing import Deadline, within
 
-POLL_S = 0.05
-
-LEAVE_S: Final = 0.1
+LEAVE_TRANSACTION_S: Final = 0.1
 """For an abort that is only to end the client's own part of a transaction."""
+_POLL_S: Final = 0.05
 
 
-class Group(Protocol):
-    """The consumer's side of a commit."""
-
-    def member_id(self) -> str:
-        """Return our id in the group."""
-
-    def membership(self, member_id: str) -> object:
-        """Return the group metadata of that member."""
-
-    def commit(self, ends: list[TopicPartition]) -> None:
-        """Commit outside of a transaction."""
-
-
-class OutputProducer:
-    """Queues records and delivery errors: what both kinds share.
+class Producer(ABC):
+    """Outputs, dead letters and offsets of a loop; a subclass per delivery mode.
 
     Parameters
     ----------
-    connect
-        Makes a client from what is to be added to its configuration; called again for every
-        re-creation.
-    group
-        The consumer's side of a commit.
+    clients
+        Makes a client, again for every re-creation.
+    kafka
+        The cluster.
     loop
-        Time-outs.
-    fail_points
-        Places where a test kills the process.
+        Sizes and time-outs.
+    transactional_id
+        Of this incarnation of the loop alone.
+    consumer
+        The group member whose offsets are committed.
     """
+
+    is_transactional: ClassVar[bool]
 
     def __init__(
         self,
-        connect: Callable[[dict[str, Any]], ProducerClient],
-        group: Group,
+        clients: Clients,
+        kafka: KafkaSettings,
         loop: LoopSettings,
-        fail_points: FailPoints,
+        transactional_id: str,
+        consumer: GroupConsumer,
     ) -> None:
-        self._connect = connect
-        self._group = group
+        self._clients = clients
+        self._config = kafka.producer_config(
+            loop, transactional_id if self.is_transactional else None
+        )
         self._loop = loop
-        self._fail_points = fail_points
+        self._consumer = consumer
         self._open_client: ProducerClient | None = None
 
-    @property
-    def _client(self) -> ProducerClient:
-        if self._open_client is None:
-            raise OutcomeUnknown("the producer is not open")
-        return self._open_client
+    @abstractmethod
+    def open(self) -> None:
+        """Make the client and have it ready to produce; call again after a RetryableError."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Begin what `commit` or `abort` ends, before anything is produced."""
+
+    @abstractmethod
+    def commit(self, ends: list[TopicPartition]) -> None:
+        """Commit the input offsets with what was produced.
+
+        Raises
+        ------
+        AbortRequired
+            If the broker or the group has refused: abort and read again.
+        OutcomeUnknown
+            If nobody knows: make a new producer and read again.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Drop what was produced since `begin`."""
 
     def produce(self, columns: OutputColumns) -> None:
         """Queue records, in order.
@@ -98,12 +108,7 @@ class OutputProducer:
         partitions = columns.partitions
         if isinstance(partitions, np.ndarray):
             partitions = partitions.tolist()
-        rows = zip(columns.values, columns.keys, partitions, strict=True)
-        if self._fail_points.armed == "mid_produce":
-            self._send(columns.topic, islice(rows, len(columns.values) // 2))
-            self._serve(self._client.flush, 1.0)
-            self._fail_points.reach("mid_produce")
-        self._send(columns.topic, rows)
+        self._send(columns.topic, zip(columns.values, columns.keys, partitions, strict=True))
         self._serve(self._client.poll, 0)
 
     def _send(self, topic: str, rows: Iterable[tuple[bytes | None, bytes | None, int]]) -> None:
@@ -149,6 +154,15 @@ class OutputProducer:
             with suppress(*CLIENT_EXCEPTIONS):
                 client.purge()
 
+    @property
+    def _client(self) -> ProducerClient:
+        if self._open_client is None:
+            raise OutcomeUnknown("the producer is not open")
+        return self._open_client
+
+    def _connect(self, **callbacks: Callable[..., None]) -> ProducerClient:
+        return self._clients.producer({**self._config, **callbacks})
+
     def _serve(self, call: Callable[[float], int], timeout_s: float) -> int:
         """Serve callbacks, in which the client raises its fatal error.
 
@@ -170,7 +184,7 @@ class OutputProducer:
         """Wait until the queue has room."""
         deadline = Deadline(self._loop.commit_timeout_s)
         while not deadline.expired:
-            self._serve(self._client.poll, POLL_S)
+            self._serve(self._client.poll, _POLL_S)
             try:
                 return send()
             except BufferError:
@@ -185,9 +199,10 @@ class OutputProducer:
         return AbortRequired(f"producing to {topic}: {error.name()}", verdict(error))
 
 
-class TransactionalProducer(OutputProducer):
-    """Outputs, dead letters and offsets become visible together or not at all."""
+class TransactionalProducer(Producer):
+    """Delivery ``exactly_once``: records and offsets become visible together or not at all."""
 
+    is_transactional = True
     _member_id: str = ""
     _lost: KafkaError | None = None
     """A connection that this producer has lost since it took its id."""
@@ -210,7 +225,7 @@ class TransactionalProducer(OutputProducer):
             If the client has become unusable.
         """
         if self._open_client is None:
-            self._open_client = self._connect({"error_cb": self._on_error})
+            self._open_client = self._connect(error_cb=self._on_error)
         try:
             within(self._client.init_transactions, self._loop.init_timeout_s)
         except OutcomeUnknown as exc:
@@ -227,13 +242,8 @@ class TransactionalProducer(OutputProducer):
         self._serve(self._client.poll, 0)  # what it has met on its way here is over
         self._lost = None
 
-    def _on_error(self, error: KafkaError) -> None:
-        """Note what the client meets in the background; called while it is served."""
-        if error.name() in ("_TRANSPORT", "_ALL_BROKERS_DOWN"):
-            self._lost = error
-
     def begin(self) -> None:
-        """Open a transaction as the group member that we are now.
+        """Begin a transaction as the group member that we are now.
 
         Raises
         ------
@@ -243,7 +253,7 @@ class TransactionalProducer(OutputProducer):
             If this producer has lost a connection; make a new one.
         """
         self._check_connections()
-        self._member_id = self._group.member_id()
+        self._member_id = self._consumer.member_id()
         if not self._member_id:
             raise AbortRequired("membership of the group is lost", Verdict.MEMBERSHIP)
         self._call(lambda _: self._client.begin_transaction(), Deadline(0.0))
@@ -261,27 +271,27 @@ class TransactionalProducer(OutputProducer):
             If another producer owns our id.
         """
         deadline = Deadline(self._loop.commit_timeout_s)
-        metadata = self._group.membership(self._member_id)
+        metadata = self._consumer.membership(self._member_id)
         client = self._client
-        if self._fail_points.armed == "after_flush":
-            self.settle()
-            self._fail_points.reach("after_flush")
         try:
             self._check_connections()
         except OutcomeUnknown:
-            self._leave(client)
+            self._leave_transaction(client)
             raise
         self._call(lambda t: client.send_offsets_to_transaction(ends, metadata, t), deadline)
-        self._fail_points.reach("after_offsets")
-        self._fail_points.during("during_commit")
         self._call(client.commit_transaction, deadline)
 
     def abort(self) -> None:
-        """Abort; a failure asks for a new producer."""
+        """Abort the transaction; a failure asks for a new producer (OutcomeUnknown)."""
         try:
             self._call(self._client.abort_transaction, Deadline(self._loop.commit_timeout_s))
         except AbortRequired as exc:
             raise OutcomeUnknown(f"abort failed: {exc}") from exc
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Note what the client meets in the background; called while it is served."""
+        if error.name() in ("_TRANSPORT", "_ALL_BROKERS_DOWN"):
+            self._lost = error
 
     def _check_connections(self) -> None:
         """Refuse what may add offsets if a connection was lost.
@@ -293,14 +303,14 @@ class TransactionalProducer(OutputProducer):
         if self._lost is not None:
             raise OutcomeUnknown(f"a connection was lost: {self._lost.str()}", Verdict.RETRY)
 
-    def _leave(self, client: ProducerClient) -> None:
+    def _leave_transaction(self, client: ProducerClient) -> None:
         """Have the client leave its transaction, however the broker takes it.
 
         One that is dropped in the millisecond in which it is about to register its first partition
         ends the process: librdkafka asserts that it has counted that request, which it has not yet.
         """
         with suppress(*CLIENT_EXCEPTIONS, OutcomeUnknown):
-            within(client.abort_transaction, LEAVE_S)
+            within(client.abort_transaction, LEAVE_TRANSACTION_S)
 
     def _call(self, call: Callable[[float], object], deadline: Deadline) -> None:
         """Make a transaction call, repeated while librdkafka says so and time is left."""
@@ -313,7 +323,7 @@ class TransactionalProducer(OutputProducer):
                 text = f"{error.name()}: {error.str()}"
                 match transaction_class(error):
                     case TransactionClass.RETRIABLE if not deadline.expired:
-                        self._serve(self._client.poll, min(POLL_S, deadline.remaining_s))
+                        self._serve(self._client.poll, min(_POLL_S, deadline.remaining_s))
                     case TransactionClass.ABORTABLE:
                         raise AbortRequired(text, verdict(error)) from exc
                     case TransactionClass.FENCED:
@@ -322,18 +332,19 @@ class TransactionalProducer(OutputProducer):
                         raise OutcomeUnknown(text, verdict(error)) from exc
 
 
-class FlushingProducer(OutputProducer):
-    """Outputs are flushed, then offsets committed: at least once, with no transaction to wait for.
+class FlushingProducer(Producer):
+    """Delivery ``at_least_once``: outputs are flushed, then offsets committed, no transaction.
 
     The first failed delivery is kept and raised by the next `commit`.
     """
 
+    is_transactional = False
     _failed: KafkaError | None = None
 
     def open(self) -> None:
-        """Make a producer."""
+        """Make a client."""
         self._failed = None
-        self._open_client = self._connect({"on_delivery": self._on_delivery})
+        self._open_client = self._connect(on_delivery=self._on_delivery)
 
     def begin(self) -> None:
         """Do nothing: there is no transaction."""
@@ -357,11 +368,8 @@ class FlushingProducer(OutputProducer):
             raise OutcomeUnknown(f"delivery: {self._failed.name()}")
         if left:
             raise OutcomeUnknown(f"{left} records are not delivered in time")
-        self._fail_points.reach("after_flush")
-        self._fail_points.reach("after_offsets")
-        self._fail_points.during("during_commit")
         try:
-            self._group.commit(ends)
+            self._consumer.commit_offsets(ends)
         except BrokerUnavailable as exc:
             raise AbortRequired(str(exc)) from exc
 
@@ -375,3 +383,10 @@ class FlushingProducer(OutputProducer):
         """Keep the first failed delivery."""
         if error is not None and self._failed is None:
             self._failed = error
+
+
+DELIVERIES: Final[Mapping[str, type[Producer]]] = {
+    "exactly_once": TransactionalProducer,
+    "at_least_once": FlushingProducer,
+}
+"""The producer of each value of `LoopSettings.delivery`."""

@@ -2,14 +2,13 @@
 
 A failed transaction is undone in steps that may fail themselves, so they are noted and taken at the
 next attempt: a new producer, the handler's and the consumer's way back to what is committed, the
-state of new partitions.
+state of new partitions. Budgets end what no repetition can cure.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from penstock_schemas.errors import (
     BrokerUnavailable,
@@ -19,12 +18,12 @@ from penstock_schemas.errors import (
     RetryableError,
 )
 
-from penstock_streaming.checkpoint import Checkpoint, LoopContext
-from penstock_streaming.consumer import InputConsumer
+from penstock_streaming.checkpoint import Checkpoint
+from penstock_streaming.consumer import GroupConsumer
 from penstock_streaming.errors import AbortRequired, BreakerTripped, OutcomeUnknown, Verdict
 from penstock_streaming.handler import Handler
-from penstock_streaming.in_flight import InFlight
-from penstock_streaming.producer import FlushingProducer, TransactionalProducer
+from penstock_streaming.in_flight import InFlight, LoopContext
+from penstock_streaming.producer import Producer
 from penstock_streaming.timing import Budget, Deadline, Outage
 
 logger = logging.getLogger(__name__)
@@ -34,83 +33,66 @@ _ABORT_BUDGET = 20
 _INCURABLE = (Verdict.UNDELIVERABLE, Verdict.CONFIG)
 
 
-@dataclass(slots=True)
-class PendingSteps:
-    """Steps that are still to be taken, in this order.
-
-    Attributes
-    ----------
-    producer
-        A new producer must be made.
-    rewind
-        Partitions whose handler state and consumer position must go back to what is committed.
-    begin
-        Newly assigned partitions that may have nothing committed yet.
-    restore
-        Newly assigned partitions whose state the handler has yet to restore.
-    """
-
-    producer: bool = True
-    rewind: set[int] = field(default_factory=set)
-    begin: set[int] = field(default_factory=set)
-    restore: set[int] = field(default_factory=set)
-
-    def assigned(self, partitions: Iterable[int]) -> None:
-        """Note new partitions."""
-        self.begin.update(partitions)
-        self.restore.update(partitions)
-
-    def forget(self, partitions: set[int]) -> None:
-        """Drop partitions that are no longer ours."""
-        for wanted in (self.rewind, self.begin, self.restore):
-            wanted -= partitions
-
-    @property
-    def is_pending(self) -> bool:
-        """Tell whether a step is left."""
-        return self.producer or bool(self.rewind or self.begin or self.restore)
-
-
-@dataclass(frozen=True, slots=True)
-class LoopParts:
-    """What a recovery acts on."""
-
-    context: LoopContext
-    handler: Handler
-    consumer: InputConsumer
-    producer: TransactionalProducer | FlushingProducer
-    checkpoint: Checkpoint
-    in_flight: InFlight
-
-
 class Recovery:
     """Undoes what failed and takes the loop back to work.
 
+    Parameters
+    ----------
+    context
+        Of the loop.
+    handler, consumer, producer, checkpoint, in_flight
+        What it rolls back and restores.
+
     Attributes
     ----------
-    steps
-        What is still to be done.
     outage
         When the next attempt is.
+    needs_producer
+        Whether a new producer must be made.
+    rewinding
+        Partitions whose handler state and consumer position must go back to what is committed.
     """
 
-    def __init__(self, parts: LoopParts) -> None:
-        self._parts = parts
-        loop = parts.context.loop
-        self.steps = PendingSteps()
-        self.outage = Outage(loop.retry_max_wait_s)
-        self._fenced = Budget(loop.fenced_budget, _BUDGET_WINDOW_S)
-        self._aborts = 0
-        self._lost = 0
+    def __init__(
+        self,
+        context: LoopContext,
+        handler: Handler,
+        *,
+        consumer: GroupConsumer,
+        producer: Producer,
+        checkpoint: Checkpoint,
+        in_flight: InFlight,
+    ) -> None:
+        self._context = context
+        self._handler = handler
+        self._consumer = consumer
+        self._producer = producer
+        self._checkpoint = checkpoint
+        self._in_flight = in_flight
+        self.outage = Outage(context.loop.retry_max_wait_s)
+        self.needs_producer = True
+        self.rewinding: set[int] = set()
+        self._beginning: set[int] = set()
+        """Newly assigned partitions that may have nothing committed yet."""
+        self._restoring: set[int] = set()
+        """Newly assigned partitions whose state the handler has yet to restore."""
         self._restored: set[int] = set()
+        self._fenced = Budget(context.loop.fenced_budget, _BUDGET_WINDOW_S)
+        self._aborts_in_row = 0
+        self._producers_lost_in_row = 0
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether a step is left."""
+        return self.needs_producer or bool(self.rewinding or self._beginning or self._restoring)
 
     @property
     def is_needed(self) -> bool:
-        """Tell whether a step is left or a dependency is away."""
-        return self.steps.is_pending or self.outage.is_active
+        """Whether a step is left or a dependency is away."""
+        return self.has_steps or self.outage.is_active
 
     def take_steps(self) -> None:
-        """Take the pending steps; one that fails is taken again next time.
+        """Take the steps that are left, in this order; one that fails is taken again next time.
 
         Raises
         ------
@@ -119,47 +101,52 @@ class Recovery:
         FatalError
             If a step can never succeed.
         """
-        steps, parts = self.steps, self._parts
-        if not steps.is_pending:
+        if not self.has_steps:
             return
-        loop = parts.context.loop
-        with parts.context.metrics.timed(parts.context.topic, "restore"):
-            if steps.producer:
-                parts.producer.open()
-                steps.producer = False
-            if steps.rewind:
-                partitions = sorted(steps.rewind)
-                parts.handler.rolled_back(partitions, loop.restore_timeout_s)
-                parts.consumer.places.rewind(partitions, Deadline(loop.commit_timeout_s))
-                steps.rewind.clear()
-            if steps.begin:
-                parts.consumer.places.begin(sorted(steps.begin), Deadline(loop.commit_timeout_s))
-                steps.begin.clear()
-            if steps.restore:
-                parts.handler.assigned(sorted(steps.restore), loop.restore_timeout_s)
-                self._restored |= steps.restore
-                steps.restore.clear()
+        context, loop = self._context, self._context.loop
+        with context.metrics.timed(context.topic, "restore"):
+            if self.needs_producer:
+                self._producer.open()
+                self.needs_producer = False
+            if self.rewinding:
+                partitions = sorted(self.rewinding)
+                self._handler.rolled_back(partitions, loop.restore_timeout_s)
+                self._consumer.rewind(partitions, Deadline(loop.commit_timeout_s))
+                self.rewinding.clear()
+            if self._beginning:
+                deadline = Deadline(loop.commit_timeout_s)
+                self._consumer.start_uncommitted(sorted(self._beginning), deadline)
+                self._beginning.clear()
+            if self._restoring:
+                self._handler.assigned(sorted(self._restoring), loop.restore_timeout_s)
+                self._restored |= self._restoring
+                self._restoring.clear()
+
+    def take_over_partitions(self, partitions: Iterable[int]) -> None:
+        """Note the steps for newly assigned partitions."""
+        self._in_flight.load_suspects()
+        self._beginning.update(partitions)
+        self._restoring.update(partitions)
+
+    def give_up_partitions(self, partitions: set[int]) -> None:
+        """Drop partitions that are no longer ours, the handler's state of them too."""
+        for steps in (self.rewinding, self._beginning, self._restoring, self._restored):
+            steps -= partitions
+        self._checkpoint.forget_partitions(partitions)
+        self._handler.revoked(sorted(partitions))
 
     def roll_back(self) -> None:
-        """Abort what is open, drop what is in flight, and have retained partitions read again."""
-        parts = self._parts
-        parts.in_flight.clear()
-        if parts.checkpoint.is_open and not self.steps.producer:
+        """Abort what is open, discard what is in flight, have retained partitions read again."""
+        self._in_flight.discard()
+        if self._checkpoint.is_open and not self.needs_producer:
             try:
-                parts.checkpoint.abort()
+                self._checkpoint.abort()
             except (OutcomeUnknown, FencedError) as exc:
                 self.lose_producer(exc)
-        parts.checkpoint.drop()
-        parts.consumer.gates.hold()
+        self._checkpoint.clear()
+        self._consumer.pause_all()
         # A partition that has yet to be restored starts at what is committed anyway.
-        self.steps.rewind |= parts.consumer.gates.owned & self._restored
-
-    def give_up(self, partitions: set[int]) -> None:
-        """Drop partitions that are no longer ours, the handler's state of them too."""
-        self.steps.forget(partitions)
-        self._restored -= partitions
-        self._parts.checkpoint.forget(partitions)
-        self._parts.handler.revoked(sorted(partitions))
+        self.rewinding |= self._consumer.owned & self._restored
 
     def lose_producer(self, error: PenstockError) -> None:
         """Have a new producer made in place of one whose state nobody knows.
@@ -173,18 +160,19 @@ class Recovery:
         """
         if isinstance(error, FencedError) and not self._fenced.spend():
             raise error
-        context = self._parts.context
-        self._lost += 1
+        context = self._context
+        self._producers_lost_in_row += 1
+        lost = self._producers_lost_in_row
         is_passing = not isinstance(error, OutcomeUnknown) or error.verdict is Verdict.RETRY
-        if self._lost > _ABORT_BUDGET and not is_passing:
-            raise DeliveryFailed(f"{self._lost} producers lost in a row: {error}") from error
+        if lost > _ABORT_BUDGET and not is_passing:
+            raise DeliveryFailed(f"{lost} producers lost in a row: {error}") from error
         logger.warning("%s: new producer: %s", context.topic, error)
         context.metrics.transactions.labels(context.topic, "recreated").inc()
         # At once: what it still has under way must not reach the broker later.
-        self._parts.producer.close()
-        self.steps.producer = True
-        if self._lost > 1:
-            self.put_off(BrokerUnavailable(str(error), retry_after_s=0.1))
+        self._producer.close()
+        self.needs_producer = True
+        if lost > 1:
+            self.wait_and_retry(BrokerUnavailable(str(error), retry_after_s=0.1))
 
     def count_abort(self, error: AbortRequired) -> None:
         """Back off from aborts in a row.
@@ -194,23 +182,24 @@ class Recovery:
         DeliveryFailed
             If no repetition can help.
         """
-        logger.warning("%s: aborted: %s", self._parts.context.topic, error)
+        logger.warning("%s: aborted: %s", self._context.topic, error)
         if error.verdict in _INCURABLE:
             raise DeliveryFailed(str(error)) from error
-        self._aborts += error.verdict is not Verdict.MEMBERSHIP
-        if self._aborts > _ABORT_BUDGET:
-            raise DeliveryFailed(f"{self._aborts} aborts in a row, the last: {error}") from error
-        if self._aborts > 1:
-            self.put_off(BrokerUnavailable(str(error), retry_after_s=0.1))
+        self._aborts_in_row += error.verdict is not Verdict.MEMBERSHIP
+        aborts = self._aborts_in_row
+        if aborts > _ABORT_BUDGET:
+            raise DeliveryFailed(f"{aborts} aborts in a row, the last: {error}") from error
+        if aborts > 1:
+            self.wait_and_retry(BrokerUnavailable(str(error), retry_after_s=0.1))
 
-    def close_partition(self, error: BreakerTripped) -> None:
+    def block_partition(self, error: BreakerTripped) -> None:
         """Leave a partition at its committed offset until its limits are raised."""
-        self._parts.consumer.gates.bar(error.partition)
+        self._consumer.block(error.partition)
         logger.error(
             "%s: dead-letter breaker: partition %d stays at its committed offset: offset %d, class "
             "%s, is one of %s. Mend what sends them and restart the service, or raise "
             "limits.max_dead_letters_in_row and limits.max_dead_letter_share in pipeline.yaml",
-            self._parts.context.topic,
+            self._context.topic,
             error.partition,
             error.offset,
             error.dead_letter_class,
@@ -218,24 +207,23 @@ class Recovery:
         )
 
     def count_commit(self) -> None:
-        """Learn that a commit succeeded."""
-        self._aborts = self._lost = 0
+        """End the rows of aborts and of lost producers: a commit succeeded."""
+        self._aborts_in_row = self._producers_lost_in_row = 0
 
-    def put_off(self, error: RetryableError) -> None:
+    def wait_and_retry(self, error: RetryableError) -> None:
         """Pause and set the time of the next attempt; the offset is kept, nothing is dropped."""
-        context = self._parts.context
+        context = self._context
         wait_s = self.outage.begin(error)
-        self._parts.consumer.gates.hold()
+        self._consumer.pause_all()
         context.metrics.retries.labels(context.topic, type(error).__name__).inc()
         logger.warning("%s: waiting %.1f s: %s", context.topic, wait_s, error)
 
-    def settle(self) -> None:
-        """End an outage once what it held up is done, and let partitions flow."""
-        work = self._parts.in_flight
-        if self.steps.is_pending or work.has_unsubmitted:
+    def resume_if_recovered(self) -> None:
+        """End an outage once what it held up is done, and resume the partitions."""
+        if self.has_steps or self._in_flight.has_unsubmitted:
             return
-        if self.outage.is_active and not work:
-            logger.info("%s: going on", self._parts.context.topic)
+        if self.outage.is_active and not self._in_flight:
+            logger.info("%s: going on", self._context.topic)
             self.outage.end()
-        if not self.outage.is_active and not work.is_full:
-            self._parts.consumer.gates.release()
+        if not self.outage.is_active and not self._in_flight.is_full:
+            self._consumer.resume_all()

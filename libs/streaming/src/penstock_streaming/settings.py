@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, S
 from penstock_streaming.dead_letters import BreakerLimits
 
 LOGGER_NAME = "penstock.kafka"
-WINDOW_S = 30.0
+CLIENT_LOG_WINDOW_S = 30.0
 
 MESSAGE_MAX_BYTES = EVENTS_MAX_BYTES + DEAD_LETTER_HEADROOM_BYTES
 """Largest message a producer of ours sends: a dead letter of the largest event."""
@@ -51,7 +51,7 @@ class OncePerWindow(logging.Filter):
     def __init__(
         self,
         kind: Callable[[logging.LogRecord], object] = client_and_facility,
-        window_s: float = WINDOW_S,
+        window_s: float = CLIENT_LOG_WINDOW_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class KafkaSettings(BaseModel):
             "group.id": group_id,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
-            # A position that is gone is a gap in the data; `Places` finds the first one itself.
+            # A position that is gone is a gap in the data; `GroupConsumer` finds the first one.
             "auto.offset.reset": "error",
             "isolation.level": "read_committed",
             **_membership(loop),
@@ -244,6 +244,9 @@ class LoopSettings(BaseModel):
     worker exits. Our transactional id is ours alone, so the usual cause is our own time-out."""
     max_output_bytes: PositiveInt = 1_000_000
     """Largest key plus value of an output record; the row of a larger one is a dead letter."""
+    wrapper: str | None = None
+    """``package.module:function=argument`` that wraps the loop's clients and handler: tests inject
+    faults by it."""
     journal_dir: Path | None = None
     """Folder, shared by the workers of a host, that tells which records were in flight when one was
     killed; without it no record is ever found to be poison."""

@@ -130,13 +130,14 @@ class Budget:
         return True
 
 
-class Patience:
-    """How long an answer is waited for before something is done; each time it ends, twice as long.
+class RejoinTimer:
+    """How long a group's answer is waited for before the group is joined again.
 
     Parameters
     ----------
     first_s
-        The first wait, and the first after an answer.
+        The first wait, and the first after an answer; each wait that ends without one is followed
+        by one twice as long.
     clock
         Monotonic seconds.
     """
@@ -152,10 +153,10 @@ class Patience:
             self._since = self._clock()
 
     def end(self) -> None:
-        """Learn that the answer came."""
+        """Wait no longer: the answer came."""
         self._since, self._wait_s = None, self._first_s
 
-    def spend(self) -> float | None:
+    def overdue_s(self) -> float | None:
         """Return the seconds that were waited if that was too long, and begin a longer wait."""
         if self._since is None or (waited_s := self._clock() - self._since) < self._wait_s:
             return None

@@ -6,7 +6,6 @@ One Serve application of routers per pipeline, and one of the gateway.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import threading
 import time
@@ -78,9 +77,7 @@ def worker_environment(settings: InferenceSettings) -> dict[str, str]:
     by the replica itself.
     """
     metrics = settings.run_dir.resolve() / METRICS
-    variables = {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "OMP_NUM_THREADS": "1"}
-    fail_point = os.environ.get("PENSTOCK_FAIL_POINT")
-    return variables | ({"PENSTOCK_FAIL_POINT": fail_point} if fail_point else {})
+    return {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "OMP_NUM_THREADS": "1"}
 
 
 def _await_port(address: str, timeout_s: float) -> None:

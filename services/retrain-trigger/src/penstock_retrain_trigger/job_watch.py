@@ -17,7 +17,7 @@ from typing import Final
 from penstock_schemas.errors import RetryableError
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.retrain_requests import FAILED, RESUBMITTED, Request
-from penstock_streaming.fail_points import FailPoints
+from penstock_service.fail_points import FailPoints
 from penstock_streaming.timing import Outage
 
 from penstock_retrain_trigger.decisions import Decisions
@@ -27,8 +27,7 @@ from penstock_retrain_trigger.resubmission import Action, Job, Next, next_action
 from penstock_retrain_trigger.settings import TriggerSettings
 
 LOG = logging.getLogger(__name__)
-PLACES: Final = ("before_submit", "after_submit", "before_order", "after_order")
-"""Fail points of this service."""
+
 LONGEST_WAIT_S: Final = 10.0
 
 
@@ -58,7 +57,7 @@ class JobWatch:
         self._jobs = jobs
         self._metrics = metrics
         self._clock = clock
-        self._fail_points = FailPoints.from_environment(places=PLACES)
+        self._fail_points = FailPoints()
         self._outage = Outage(LONGEST_WAIT_S, clock)
         self._settled: set[str] = set()
         self._leaving: dict[str, float] = {}

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from penstock_schemas.errors import PenstockError, RetryableError
-from penstock_streaming.fail_points import FailPoints
+from penstock_service.fail_points import FailPoints
 from penstock_streaming.timing import Deadline
 
 from penstock_training_job.run import run
-from penstock_training_job.workplace import FAIL_POINTS, Places, workplace
+from penstock_training_job.workplace import Places, workplace
 
 LOG = logging.getLogger("penstock.retrain_job")
 OUTAGE_S: Final = 180.0
@@ -33,7 +33,7 @@ def carry_out(request_id: str, pipeline_dir: Path, places: Places) -> None:
     PenstockError
         If the job fails for good.
     """
-    fail_points = FailPoints.from_environment(places=FAIL_POINTS)
+    fail_points = FailPoints()
     outage = Deadline(OUTAGE_S)
     failed_at = 0.0
     while True:

@@ -16,30 +16,13 @@ from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_routing.topic import Make, RoutingTopic
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import RoutingState
-from penstock_streaming.fail_points import FailPoints
+from penstock_service.fail_points import FailPoints
 from penstock_streaming.settings import KafkaSettings
 from penstock_training.deployment import ModelServer
 from penstock_training.tracking import Tracker
 
 from penstock_training_job.request import RequestLog
 
-FAIL_POINTS: Final = (
-    "after_run",
-    "after_started",
-    "after_rows",
-    "before_log",
-    "after_log",
-    "mid_upload",
-    "after_register",
-    "after_publish",
-    "after_canary",
-    "in_canary",
-    "after_verdict",
-    "after_routing",
-    "before_finished",
-    "after_finished",
-)
-"""Places where a test can have the job killed, in their order."""
 _ROUTING_TIMEOUT_S: Final = 30.0
 _PAUSE_S: Final = 1.0
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
