@@ -31,8 +31,8 @@ from harness.drift import (
 from harness.kills import kill_loop
 from harness.waiting import eventually
 from penstock_drift.monitor import DriftMonitor
-from penstock_drift.quality import auc
 from penstock_monitoring.observations import Observations, observations_of
+from penstock_monitoring.quality import auc
 from penstock_monitoring.reference import Reference
 from penstock_schemas.codec import ColumnarDecoder
 from penstock_schemas.records import DriftEvent, RetrainEvent
@@ -129,7 +129,7 @@ def test_drift_is_found_asked_for_once_and_reported(world: DriftWorld, tmp_path:
         assert report["event_ids"] == [detected.event_id]
         assert (world.reports / f"{detected.episode_id}.html").stat().st_size > 100_000
         last = slice(-ROWS, None)
-        truth = auc(stream.scores[last], stream.labels[last])
+        truth = auc(stream.labels[last], stream.scores[last])
         shown = eventually(lambda: world.metric("penstock_drift_auc", version="1"), 10)
         assert shown == pytest.approx(truth, abs=0.005)
         assert world.stop() == 0

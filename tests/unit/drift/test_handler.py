@@ -16,11 +16,8 @@ from harness.drift import (
     observation_columns,
     output_rows,
 )
-from penstock_drift.display import Display
-from penstock_drift.handler import MonitorHandler, Sources
+from penstock_drift.handler import MonitorHandler, SchemaIds, Sources
 from penstock_drift.metrics import DriftFamilies, DriftMetrics
-from penstock_drift.outputs import SchemaIds
-from penstock_drift.quality import Quality
 from penstock_drift.references import TrackingUnavailable
 from penstock_monitoring.reference import Reference
 from penstock_pipelines.model import PipelineConfig
@@ -69,15 +66,14 @@ class Rig:
         self.handler = self.started()
 
     def started(self) -> MonitorHandler:
-        metrics = DriftMetrics(self.families, "p")
+        metrics = DriftMetrics(self.families, "p", 0.2)
         sources = Sources(
             decoder(schema_text("observation.avsc"), "observation.avsc"),
             self.history,
             self.references,  # type: ignore[arg-type]
         )
-        display = Display(metrics, Quality(metrics), 0.2)
         ids = SchemaIds(1, 2, 3)
-        return MonitorHandler(self.config, sources, ids, display, 5.0, clock=lambda: self.now)
+        return MonitorHandler(self.config, sources, ids, metrics, 5.0, clock=lambda: self.now)
 
     def restart(self) -> None:
         self.handler = self.started()

@@ -12,9 +12,9 @@ import pytest
 from harness.drift import Stream, log_of, make_stream, observed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from penstock_drift.champion import SWITCH_ROWS
 from penstock_drift.monitor import DriftMonitor
-from penstock_drift.snapshot import layout_of, rebuilt_from, restore, snapshot
-from penstock_drift.succession import SWITCH_ROWS
+from penstock_drift.state import layout_of, rebuilt_from, restore, snapshot
 from penstock_monitoring.reference import Reference
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.records import DriftEvent, RetrainEvent
@@ -172,7 +172,7 @@ def test_episode_ends_when_the_error_recovers(blind: DriftMonitor) -> None:
     stream = make_stream(1, 12_000, concept_at=3_000, recovered_at=5_500)
     _, requests = run(blind, stream, log_of(stream), [])
     assert len(requests) == 1
-    assert not blind.episode.is_open
+    assert not blind.episodes.current.is_open
     assert not blind.error.is_confirmed
 
 
@@ -183,7 +183,7 @@ def test_a_new_champion_ends_the_episode(blind: DriftMonitor) -> None:
     assert len(requests) == 1
     assert blind.watched is not None
     assert blind.watched.model_version == "2"
-    assert not blind.episode.is_open
+    assert not blind.episodes.current.is_open
     assert blind.error.level < 1.3, "late labels of the old version are not its errors"
 
 

@@ -1,13 +1,19 @@
-"""A batch of the observations topic as columns."""
+"""The observations topic: predictions and labels re-keyed by event id, in one partition.
+
+Its offsets are the one order in which drift sees them, today and in every repetition (ADR 0013).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+PARTITION: Final = 0
+"""The only partition of the observations topic, and of the topics that follow from it."""
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float32]

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(settings: DriftSettings) -> int:
     configure_logging("drift", settings.log_level)
-    from penstock_drift.app import run  # slow to import: not needed for the rest
+    from penstock_drift.service import run  # slow to import: not needed for the rest
 
     stop = threading.Event()
     on_stop(stop.set)

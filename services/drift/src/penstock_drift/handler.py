@@ -1,7 +1,7 @@
-"""The service's side of the monitor loop: the pure core in step with the transaction.
+"""The handler of the monitor loop: the pure core in step with the transaction.
 
-Drift events, requests, snapshot and offsets are one transaction. The state is that of the last
-snapshot plus all that was committed since, which is processed again without writing anything.
+Drift events, retrain requests, snapshot and offsets are one transaction. The state is that of the
+last snapshot plus all that was committed since, which is processed again without writing anything.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from penstock_monitoring.observations import Observations, observations_of
+from penstock_monitoring.observations import PARTITION, Observations, observations_of
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.codec import ColumnarDecoder, encode_one
 from penstock_schemas.records import DriftEvent
@@ -20,18 +20,24 @@ from penstock_schemas.schema_files import schema_text
 from penstock_streaming.handler import Completed, HandledBatch, MessageBatch, OutputColumns
 from penstock_streaming.timing import Deadline
 
-from penstock_drift.display import Display
-from penstock_drift.history import History
+from penstock_drift.metrics import DriftMetrics
 from penstock_drift.monitor import DriftMonitor, Outcome
-from penstock_drift.outputs import SchemaIds, outputs_of
 from penstock_drift.references import References
-from penstock_drift.rekey import PARTITION
-from penstock_drift.snapshot import layout_of, restore, snapshot, watched_version
+from penstock_drift.state import History, layout_of, restore, snapshot, watched_version
 
 logger = logging.getLogger(__name__)
 
 CATCH_UP_S = 60.0
 """Longest time for one attempt to process again what was committed since the snapshot, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaIds:
+    """Registry ids of what the monitor loop writes."""
+
+    drift: int
+    retrain: int
+    drift_state: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +71,8 @@ class MonitorHandler:
         What is read.
     schema_ids
         Of what is written.
-    display
-        Shows how things stand.
+    metrics
+        Of the pipeline.
     snapshot_every_s
         Least time between two snapshots, seconds.
     clock
@@ -78,14 +84,14 @@ class MonitorHandler:
         config: PipelineConfig,
         sources: Sources,
         schema_ids: SchemaIds,
-        display: Display,
+        metrics: DriftMetrics,
         snapshot_every_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._sources = sources
         self._ids = schema_ids
-        self._display = display
+        self._metrics = metrics
         self._snapshot_every_s = snapshot_every_s
         self._clock = clock
         self._layout = layout_of(config)
@@ -115,7 +121,7 @@ class MonitorHandler:
         self._at = max(self._at, int(batch.offsets[-1]) + 1)
         self._note(outcome, len(fresh))
         handled = HandledBatch(
-            outputs=outputs_of(self._config, self._ids, outcome),
+            outputs=_outputs_of(self._config, self._ids, outcome),
             dead_letters=list(decoded.errors),
             skipped={
                 "observed": len(fresh),
@@ -139,12 +145,12 @@ class MonitorHandler:
         deadline = Deadline(deadline_s)
         history = self._sources.history
         monitor = self._new_monitor()
-        self._display.clear()
+        self._metrics.quality.clear()
         state = history.newest_snapshot(deadline)
         self._is_fresh = state is not None and state.layout != self._layout
         self._at = 0
         if state is not None and self._is_fresh:
-            self._display.metrics.ignored.inc()
+            self._metrics.ignored.inc()
             logger.warning(
                 "%s: the state at offset %d was made with other settings than pipeline.yaml has "
                 "now; the detectors start anew",
@@ -156,10 +162,10 @@ class MonitorHandler:
             if version is not None:
                 self._sources.references.load(*version)
             for observed in history.observations(state.join_from, state.offset, deadline):
-                self._display.add(monitor.rebuild(observed))
+                self._metrics.add_joined(monitor.rebuild(observed))
             restore(monitor, state)
             self._at = state.offset
-            self._display.metrics.restored.inc()
+            self._metrics.restored.inc()
             logger.info(
                 "%s: state at offset %d restored in %.1f s",
                 self._config.pipeline,
@@ -168,7 +174,7 @@ class MonitorHandler:
             )
         self._monitor = monitor
         self._is_restoring = True
-        self._display.show(monitor)
+        self._metrics.show_monitor(monitor)
 
     def revoked(self, partitions: Sequence[int]) -> None:
         """Drop the state."""
@@ -193,11 +199,11 @@ class MonitorHandler:
     def committed(self) -> None:
         """Show what is committed."""
         done, self._open = self._open, Uncommitted()
-        self._display.count(done.labels, done.events, done.requests, done.observations)
+        self._metrics.count_committed(done.labels, done.events, done.requests, done.observations)
         if done.snapshot_bytes:
-            self._display.metrics.snapshot_bytes.set(done.snapshot_bytes)
-            self._display.metrics.snapshot_time.set(time.time_ns() / 1e9)
-        self._display.show(self._monitor)
+            self._metrics.snapshot_bytes.set(done.snapshot_bytes)
+            self._metrics.snapshot_time.set(time.time_ns() / 1e9)
+        self._metrics.show_monitor(self._monitor)
 
     def rolled_back(self, partitions: Sequence[int], deadline_s: float) -> None:
         """Return to the committed state, read anew: it is right whatever became of the commit."""
@@ -220,11 +226,11 @@ class MonitorHandler:
         if self._is_fresh:
             reach = snapshot(self._config, self._monitor, end).join_from
             for observed in history.observations(reach, end, deadline):
-                self._display.add(self._monitor.rebuild(observed))
+                self._metrics.add_joined(self._monitor.rebuild(observed))
         elif start < end:
             for observed in history.observations(start, end, deadline):
                 self._load_references(observed)
-                self._display.add(self._monitor.process(observed))
+                self._metrics.add_joined(self._monitor.process(observed))
                 self._at = int(observed.offsets[-1]) + 1 if len(observed) else self._at
         self._at = max(self._at, end if self._is_fresh else self._at)
         self._is_restoring = self._is_fresh = False
@@ -234,8 +240,24 @@ class MonitorHandler:
             logger.info("%s: observations %d to %d again in %.1f s", name, start, end, took_s)
 
     def _note(self, outcome: Outcome, observations: int) -> None:
-        self._display.add(outcome)
+        self._metrics.add_joined(outcome)
         self._open.labels.update(outcome.counts)
         self._open.events.extend(outcome.events)
         self._open.requests += len(outcome.requests)
         self._open.observations += observations
+
+
+def _outputs_of(config: PipelineConfig, ids: SchemaIds, outcome: Outcome) -> list[OutputColumns]:
+    """Return the records that a batch has led to, encoded."""
+    topics, key = config.topic_names, config.pipeline.encode()
+    outputs = []
+    for topic, schema_id, file, records in (
+        (topics.drift, ids.drift, "drift_event.avsc", outcome.events),
+        (topics.retrain, ids.retrain, "retrain_event.avsc", outcome.requests),
+    ):
+        if records:
+            schema = schema_text(file)
+            values = [encode_one(schema, schema_id, record.to_dict()) for record in records]
+            n = len(values)
+            outputs.append(OutputColumns(topic, [key] * n, values, [PARTITION] * n))
+    return outputs

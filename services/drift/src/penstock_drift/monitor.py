@@ -6,7 +6,7 @@ batches, today and in a replay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,12 +18,10 @@ from penstock_monitoring.reference import Reference
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.records import DriftEvent, RetrainEvent
 
-from penstock_drift.episodes import Episode
-from penstock_drift.error_monitor import ErrorFinding, ErrorMonitor
-from penstock_drift.findings import Findings, Moment, Watched
-from penstock_drift.journal import Loss
-from penstock_drift.psi_monitor import PsiFinding, PsiMonitor
-from penstock_drift.succession import Succession
+from penstock_drift.champion import ChampionTracker
+from penstock_drift.concept_drift import ErrorFinding, ErrorMonitor, Loss
+from penstock_drift.data_drift import PsiFinding, PsiMonitor
+from penstock_drift.episodes import Episode, Episodes, Moment, Watched
 
 ReferenceOf = Callable[[str, str], Reference | None]
 
@@ -67,13 +65,12 @@ class DriftMonitor:
         self._columns = {name: names.index(name) for name in config.monitored_features}
         self._width = len(names)
         self._reference_of = reference_of
-        self._findings = Findings(config)
         self._join = StreamJoin(config.labels.max_waiting, config.labels.horizon_s * 1000.0)
         self.watched: Watched | None = None
-        self._succession = Succession()
+        self._champion = ChampionTracker()
         self.error = ErrorMonitor(config.monitor)
         self.psi = PsiMonitor(config.monitor, None, self._columns)
-        self.episode = Episode()
+        self.episodes = Episodes(config)
 
     @property
     def waiting(self) -> tuple[int, int]:
@@ -92,7 +89,7 @@ class DriftMonitor:
         champion = np.array([name[2] == "champion" for name in batch.names], np.bool_)
         rows = np.flatnonzero(champion[batch.who]) if len(batch) else np.empty(0, np.int64)
         start = 0
-        for row, name in self._succession.switches(batch, rows):
+        for row, name in self._champion.switches(batch, rows):
             self._segment(batch, rows, outcome, start, row)
             self._watch(*name)
             start = row
@@ -107,7 +104,7 @@ class DriftMonitor:
         )
         self.error = ErrorMonitor(self._settings)
         self.psi = PsiMonitor(self._settings, reference, self._columns)
-        self.episode.close()
+        self.episodes.end()
 
     def _segment(
         self, batch: Observations, champion: Ints, outcome: Outcome, start: int, end: int
@@ -128,7 +125,7 @@ class DriftMonitor:
             while following is not None and following[0] <= last:
                 self._take_error(outcome, *following[1:])
                 following = next(errors, None)
-            found = self.psi.add(
+            found = self.psi.add_rows(
                 batch.offsets[some], batch.times[some], matrix[chunk], batch.scores[some]
             )
             self._take_window(outcome, batch, last, found)
@@ -174,68 +171,47 @@ class DriftMonitor:
 
     def _take_error(self, outcome: Outcome, entry: Loss, moment: Moment) -> None:
         finding = self.error.update(entry)
-        self.episode.count(moment.event_time)
-        self._report(outcome, [finding] if finding else [], [], moment)
-        self._calm()
-        if self.episode.labels >= self._settings.reopen_labels:
-            self.episode.close()
+        self.episodes.count_label(moment.event_time)
+        self._record(outcome, moment, errors=[finding] if finding else [])
+        if self.episodes.is_reopening:
+            self.episodes.end()
             lasting = [self.error.lasting()] if self.error.is_confirmed else []
-            self._report(outcome, lasting, self.psi.lasting(), moment)
+            self._record(outcome, moment, errors=lasting, columns=self.psi.lasting())
 
     def _take_window(
         self, outcome: Outcome, batch: Observations, row: int, found: list[PsiFinding]
     ) -> None:
         time = int(batch.times[row])
-        self._report(outcome, [], found, Moment(int(batch.offsets[row]), time, time))
-        self._calm()
+        self._record(outcome, Moment(int(batch.offsets[row]), time, time), columns=found)
 
-    def _report(
+    def _record(
         self,
         outcome: Outcome,
-        errors: list[ErrorFinding],
-        columns: list[PsiFinding],
         moment: Moment,
+        errors: Sequence[ErrorFinding] = (),
+        columns: Sequence[PsiFinding] = (),
     ) -> None:
-        """Write down what was found at one observation; the first confirmation asks for more."""
-        watched = self.watched
-        errors = [f for f in errors if f.verdict != "recovered"]
-        columns = [f for f in columns if f.verdict != "recovered"]
-        if watched is None or not (errors or columns):
-            return
-        names = (watched.model_name, watched.model_version)
-        episode_id = self.episode.join(self._findings.pipeline, *names, moment.offset)
-        events = [self._findings.of_error(f, watched, episode_id, moment) for f in errors]
-        events += [self._findings.of_column(f, watched, episode_id, moment) for f in columns]
-        outcome.events.extend(events)
-        confirmed = [event for event in events if event.severity == "detected"]
-        since = [f.since for f in errors if f.verdict == "detected"]
-        since += [f.since for f in columns if f.verdict == "detected"]
-        if since and self.episode.open(min(since)):
-            outcome.requests.append(self._findings.request(confirmed, min(since)))
-
-    def _calm(self) -> None:
-        """End an episode that nothing speaks for any more."""
-        if self.episode.is_open:
-            lasts = self.error.is_confirmed or bool(self.psi.confirmed)
-        else:
-            lasts = self.error.is_suspected or self.psi.is_suspected
-        if not lasts and self.episode.episode_id:
-            self.episode.close()
+        """Record what was found at one observation; end the episode if nothing is left of it."""
+        if self.watched is not None:
+            events, requests = self.episodes.record_findings(self.watched, moment, errors, columns)
+            outcome.events.extend(events)
+            outcome.requests.extend(requests)
+        self.episodes.end_if_recovered(self.error, self.psi)
 
     def state(self) -> dict[str, Any]:
         """Return all of the state but label join and journal, as plain values."""
         return {
-            "succession": self._succession.state(),
-            "episode": asdict(self.episode),
+            "succession": self._champion.state(),
+            "episode": asdict(self.episodes.current),
             "error": self.error.state(),
             "psi": self.psi.state(),
         }
 
     def restore(self, state: Mapping[str, Any], journal: tuple[bytes, bytes, bytes]) -> None:
         """Become what it was when `state` was called; the label join is rebuilt apart."""
-        version = self._succession.restore(state["succession"])
+        version = self._champion.restore(state["succession"])
         if version is not None:
             self._watch(*version)
-        self.episode = Episode(**state["episode"])
+        self.episodes.current = Episode(**state["episode"])
         self.error = ErrorMonitor.restored(self._settings, state["error"], journal)
         self.psi.restore(state["psi"])

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from penstock_monitoring.observations import PARTITION
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import RecordError, RuleViolation
 from penstock_schemas.schema_files import projection
@@ -25,8 +26,6 @@ from penstock_streaming.handler import (
     StatelessHandler,
 )
 
-PARTITION: Final = 0
-"""Of the observations topic: there is one, and so one order."""
 PREDICTION_SCHEMA: Final = projection(
     "prediction.avsc",
     (
@@ -48,22 +47,20 @@ Source = Literal["prediction", "label"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sorted:
-    """What becomes of the rows of a decoded batch; each row is in exactly one.
+class Selection:
+    """Which rows of a decoded batch become observations, and which dead letters; others neither.
 
     Parameters
     ----------
-    kept
-        Shape (n,), those that become observations.
-    refused
-        Shape (n,), those that become dead letters.
-    reason
-        Makes the error of a refused one.
+    kept, refused
+        Shape (n,).
+    error
+        Makes the error of a refused row.
     """
 
     kept: Bools
     refused: Bools
-    reason: Callable[[], RecordError]
+    error: Callable[[], RecordError]
 
 
 class RekeyHandler(StatelessHandler):
@@ -92,7 +89,7 @@ class RekeyHandler(StatelessHandler):
         self._decoder = decoder
         self._encoder = encoder
         self._output_topic = output_topic
-        self._sort = sort_predictions if source == "prediction" else sort_interactions
+        self._select = select_predictions if source == "prediction" else select_labels
         self._columns = prediction_columns if source == "prediction" else label_columns
 
     def submit(self, batch: MessageBatch) -> Completed:
@@ -105,17 +102,17 @@ class RekeyHandler(StatelessHandler):
         """
         decoded = self._decoder.decode(batch.values)
         dead = list(decoded.errors)
-        outcome = self._sort(decoded.columns)
-        dead.extend((int(row), outcome.reason()) for row in decoded.rows[outcome.refused])
+        selection = self._select(decoded.columns)
+        dead.extend((int(row), selection.error()) for row in decoded.rows[selection.refused])
         dead.sort(key=lambda item: item[0])
         skipped = {
             "tombstone": len(decoded.tombstones),
-            f"no_{self._source}": int((~outcome.kept & ~outcome.refused).sum()),
+            f"no_{self._source}": int((~selection.kept & ~selection.refused).sum()),
         }
-        rows = decoded.rows[outcome.kept]
+        rows = decoded.rows[selection.kept]
         outputs = []
         if len(rows):
-            columns = self._columns(decoded.columns.filter(pa.array(outcome.kept)))
+            columns = self._columns(decoded.columns.filter(pa.array(selection.kept)))
             ids = columns.column("event_id").cast(pa.binary()).to_pylist()
             values = self._encoder.encode(columns)
             partitions = np.full(len(rows), PARTITION, np.int32)
@@ -124,36 +121,30 @@ class RekeyHandler(StatelessHandler):
         return Completed(HandledBatch(outputs, dead, kept, len(rows)))
 
 
-def sort_predictions(columns: pa.RecordBatch) -> Sorted:
+def select_predictions(columns: pa.RecordBatch) -> Selection:
     """Keep what a champion or a canary has predicted; refuse a prediction without a score."""
     outcome = pc.equal(columns.column("outcome").cast(pa.string()), "predicted")
     variant = pc.is_in(columns.column("variant"), pa.array(VARIANTS))
     wanted = _bools(pc.and_(outcome, variant))
-    finite = np.isfinite(first_scores(columns.column("scores")))
-    named = _bools(pc.greater(pc.binary_length(columns.column("event_id")), 0))
-    good = finite & named
-    return Sorted(
+    good = _named(columns) & np.isfinite(first_scores(columns.column("scores")))
+    text = "a prediction needs an id and a finite score"
+    return Selection(
         wanted & good,
         wanted & ~good,
-        lambda: RuleViolation(
-            "a prediction needs an id and a finite score", field="scores", expected="a number"
-        ),
+        lambda: RuleViolation(text, field="scores", expected="a number"),
     )
 
 
-def sort_interactions(columns: pa.RecordBatch) -> Sorted:
+def select_labels(columns: pa.RecordBatch) -> Selection:
     """Keep what carries a label; refuse one that is no number or is on no event."""
     labels = columns.column("label")
     wanted = _bools(labels.is_valid())
-    finite = np.isfinite(labels.to_numpy(zero_copy_only=False))
-    named = _bools(pc.greater(pc.binary_length(columns.column("event_id")), 0))
-    good = finite & named
-    return Sorted(
+    good = _named(columns) & np.isfinite(labels.to_numpy(zero_copy_only=False))
+    text = "a label needs an event id and a finite value"
+    return Selection(
         wanted & good,
         wanted & ~good,
-        lambda: RuleViolation(
-            "a label needs an event id and a finite value", field="label", expected="a number"
-        ),
+        lambda: RuleViolation(text, field="label", expected="a number"),
     )
 
 
@@ -204,6 +195,10 @@ def first_scores(scores: pa.Array) -> npt.NDArray[np.float32]:
         values = scores.values.to_numpy(zero_copy_only=False)
         result[filled] = values[starts]
     return result
+
+
+def _named(columns: pa.RecordBatch) -> Bools:
+    return _bools(pc.greater(pc.binary_length(columns.column("event_id")), 0))
 
 
 def _bools(column: pa.Array) -> Bools:

@@ -18,12 +18,11 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from penstock_monitoring.observations import PARTITION
 from penstock_schemas.errors import BrokerUnavailable
 from penstock_streaming.errors import Verdict, error_of, translated, verdict
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
-
-from penstock_drift.rekey import PARTITION
 
 POLL_S: Final = 0.5
 READ_ROWS: Final = 10_000

@@ -1,17 +1,27 @@
-"""Concept drift: the champion's losses beyond what its own scores expect, label by label."""
+"""Concept drift: the champion's losses beyond what its own scores expect, label by label.
+
+`LossJournal` keeps the newest losses, `change_point` estimates when their mean changed, and
+`ErrorMonitor` decides: ADWIN raises a suspicion, which the losses after the change confirm or drop.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
+import numpy as np
+from penstock_monitoring.observations import Floats, Ints
 from penstock_pipelines.model import Monitor
 from river.drift.adwin import ADWIN
 
-from penstock_drift.change_point import change_point
-from penstock_drift.journal import Loss, LossJournal
-
+CAPACITY_ROWS: Final = 30_000
+"""Losses kept; the older half goes when there would be more."""
+BLOCK_ROWS: Final = 100
+"""Losses that share a first offset; divides half of the journal."""
+MIN_ROWS: Final = 30
+"""Fewest errors on either side of a change."""
 ATTEMPTS: Final = 3
 """How often the place of a suspected change is estimated before it is judged."""
 LIFT: Final = 0.15
@@ -20,6 +30,201 @@ RECOVERY: Final = 10
 """Times the evidence that a change needs is what its end needs: a day, not some quiet hours."""
 
 Verdict = Literal["suspected", "detected", "recovered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One label's loss.
+
+    Parameters
+    ----------
+    loss
+        Bounded log loss, in [0, 1].
+    expected
+        What the score itself expects, above 0.
+    time
+        Event time, milliseconds.
+    offset
+        Of the prediction.
+    """
+
+    loss: float
+    expected: float
+    time: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The losses of events from some time on.
+
+    Parameters
+    ----------
+    ratio, before
+        Sum of losses over what was expected, from that time on and before; NaN without any.
+    first_offset
+        Of the first prediction among them, or a little before.
+    """
+
+    ratio: float
+    before: float
+    rows: int
+    first_offset: int
+
+
+class LossJournal:
+    """Losses in the order in which they became known; float32, as they are kept."""
+
+    def __init__(self) -> None:
+        self._losses = array("f")
+        self._expected = array("f")
+        self._times = array("q")
+        self.blocks: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the older half has to go first."""
+        return len(self._losses) >= CAPACITY_ROWS
+
+    def append_loss(self, entry: Loss) -> tuple[float, float]:
+        """Append a loss; return loss and expectation as they are kept (float32)."""
+        if len(self._losses) % BLOCK_ROWS == 0:
+            self.blocks.append(entry.offset)
+        elif entry.offset < self.blocks[-1]:
+            self.blocks[-1] = entry.offset
+        self._losses.append(entry.loss)
+        self._expected.append(entry.expected)
+        self._times.append(entry.time)
+        return self._losses[-1], self._expected[-1]
+
+    def halve(self) -> int:
+        """Drop the older half; return how many that were."""
+        half = CAPACITY_ROWS // 2
+        del self._losses[:half], self._expected[:half], self._times[:half]
+        del self.blocks[: half // BLOCK_ROWS]
+        return half
+
+    def excess(self, start: int = 0) -> Floats:
+        """Return loss less expectation from the ``start``-th kept on."""
+        # Copies: an array that lends its memory cannot grow.
+        losses = np.array(self._losses[start:], np.float64)
+        return losses - np.array(self._expected[start:], np.float64)
+
+    def times(self) -> Ints:
+        """Return the event times."""
+        return np.array(self._times, np.int64)
+
+    def ratio(self, rows: int) -> float:
+        """Return losses over expectations of the newest rows; NaN without any."""
+        start = max(0, len(self) - rows)
+        return _ratio(np.array(self._losses[start:]), np.array(self._expected[start:]))
+
+    def since(self, time: int) -> Evidence:
+        """Return the losses of events from ``time`` on, milliseconds, against those before."""
+        losses, expected = np.array(self._losses), np.array(self._expected)
+        is_after = self.times() >= time
+        blocks = np.unique(np.flatnonzero(is_after) // BLOCK_ROWS).tolist()
+        return Evidence(
+            _ratio(losses[is_after], expected[is_after]),
+            _ratio(losses[~is_after], expected[~is_after]),
+            int(is_after.sum()),
+            min((self.blocks[block] for block in blocks), default=0),
+        )
+
+    def to_bytes(self) -> tuple[bytes, bytes, bytes]:
+        """Return losses, expectations (float32) and event times (int64), little endian."""
+        return (
+            np.array(self._losses, "<f4").tobytes(),
+            np.array(self._expected, "<f4").tobytes(),
+            np.array(self._times, "<i8").tobytes(),
+        )
+
+    @classmethod
+    def from_bytes(
+        cls, losses: bytes, expected: bytes, times: bytes, blocks: Sequence[int]
+    ) -> LossJournal:
+        """Return a journal as it was when `to_bytes` was called."""
+        made = cls()
+        made._losses.extend(np.frombuffer(losses, "<f4").tolist())
+        made._expected.extend(np.frombuffer(expected, "<f4").tolist())
+        made._times.extend(np.frombuffer(times, "<i8").tolist())
+        made.blocks = list(blocks)
+        return made
+
+
+def _ratio(losses: Floats, expected: Floats) -> float:
+    total = float(expected.sum(dtype=np.float64))
+    return float(losses.sum(dtype=np.float64)) / total if total > 0.0 else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePoint:
+    """A step in the mean.
+
+    Parameters
+    ----------
+    time
+        Event time from which on the mean is another one, milliseconds.
+    before, after
+        The two means.
+    rows
+        Errors from ``time`` on.
+    """
+
+    time: int
+    before: float
+    after: float
+    rows: int
+
+
+def change_point(errors: Floats, times: Ints) -> ChangePoint | None:
+    """Return where the mean of the errors changes most, in the order of event time.
+
+    Labels come in another order than events: by event time the change is a step, by the time of
+    the labels a slope.
+
+    Parameters
+    ----------
+    errors, times
+        In any order, shape (n,).
+
+    Returns
+    -------
+    None with fewer than `MIN_ROWS` errors on either side.
+
+    References
+    ----------
+    Page, E. S.: Continuous Inspection Schemes, 1954; the statistic is the likelihood ratio of one
+    step in the mean at an unknown place, Hawkins 1977, eq. 2.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(1)
+    >>> errors = np.concatenate([rng.random(500), 0.3 + rng.random(300)])
+    >>> found = change_point(errors, np.arange(800))
+    >>> abs(found.time - 500) < 20, found.after > found.before
+    (True, True)
+    """
+    n = len(errors)
+    if n < 2 * MIN_ROWS:
+        return None
+    order = np.argsort(times, kind="stable")
+    ordered, moments = errors[order], times[order]
+    sums = np.cumsum(ordered)
+    first = np.arange(1, n)
+    before = sums[:-1] / first
+    after = (sums[-1] - sums[:-1]) / (n - first)
+    strength = np.sqrt(first * (n - first) / n) * np.abs(after - before)
+    at = int(np.argmax(strength[MIN_ROWS - 1 : n - MIN_ROWS])) + MIN_ROWS
+    time = int(moments[at])
+    # Events of the same millisecond belong together.
+    at = int(np.searchsorted(moments, time, side="left"))
+    if at == 0:
+        return None
+    return ChangePoint(time, float(sums[at - 1] / at), float(np.mean(ordered[at:])), n - at)
 
 
 @dataclass(slots=True)
@@ -123,11 +328,11 @@ class ErrorMonitor:
         return self._suspicion.baseline * self._settings.degradation
 
     def update(self, entry: Loss) -> ErrorFinding | None:
-        """Take one loss in."""
+        """Add one loss; return what it has led to, if anything."""
         if self._journal.is_full:
             self._begun = max(0, self._begun - self._journal.halve())
             self._feed()
-        loss, expected = self._journal.add(entry)
+        loss, expected = self._journal.append_loss(entry)
         self._adwin.update(loss - expected + LIFT)
         has_fired = bool(self._adwin.drift_detected)
         if has_fired:
@@ -145,7 +350,7 @@ class ErrorMonitor:
         return self._finding("detected", self._suspicion)
 
     def _feed(self) -> None:
-        """Begin the detector with the journal; what it finds in there is known already."""
+        """Feed the journal to a new detector; what it finds in there is known already."""
         self._adwin = ADWIN(delta=self._settings.adwin_delta)
         start = self._begun
         for at, excess in enumerate(self._journal.excess(start).tolist(), start + 1):

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from harness.drift import MemoryHistory, Stream, log_of, make_stream, observation_columns, observed
-from penstock_drift.evidence import evidence
 from penstock_drift.monitor import DriftMonitor
+from penstock_drift.report import evidence
 from penstock_monitoring.reference import Reference
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.errors import FatalError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock_drift.psi_monitor import PsiFinding, PsiMonitor
+from penstock_drift.data_drift import PsiFinding, PsiMonitor
 from penstock_monitoring.reference import Reference, make_reference
 from penstock_pipelines.model import Monitor
 
@@ -29,7 +29,7 @@ def feed(
     while at < len(matrix):
         end = at + min(size, monitor.room)
         offsets = np.arange(first + at, first + min(end, len(matrix)))
-        found += monitor.add(offsets, offsets * 10, matrix[at:end], scores[at:end])
+        found += monitor.add_rows(offsets, offsets * 10, matrix[at:end], scores[at:end])
         at = end
     return found
 

@@ -113,11 +113,13 @@ class PsiMonitor:
 
     @property
     def room(self) -> int:
-        """Rows that the open window still takes."""
+        """Rows that are missing to the end of the open window."""
         return self._settings.window_rows - self._rows
 
-    def add(self, offsets: Ints, times: Ints, matrix: Matrix, scores: Floats) -> list[PsiFinding]:
-        """Take rows in, at most `room` of them, in the order of the log.
+    def add_rows(
+        self, offsets: Ints, times: Ints, matrix: Matrix, scores: Floats
+    ) -> list[PsiFinding]:
+        """Add rows to the open window, at most `room` of them, in the order of the log.
 
         Parameters
         ----------

@@ -16,7 +16,7 @@ Version = tuple[str, str]
 """Model name and version."""
 
 
-class Succession:
+class ChampionTracker:
     """Follows the champion through the log.
 
     After a long absence the partitions are read one after the other, each from its past: rows of

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from penstock_monitoring.observations import PARTITION
 from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import decode_one
 from penstock_schemas.errors import RecordError, RetryableError
@@ -24,7 +25,6 @@ from penstock_schemas.records import DriftEvent
 from penstock_schemas.schema_files import schema_text
 
 from penstock_drift.metrics import DriftMetrics
-from penstock_drift.rekey import PARTITION
 from penstock_drift.settings import DriftSettings
 
 logger = logging.getLogger(__name__)
@@ -35,21 +35,21 @@ LAST_LINES: Final = 3
 
 
 @dataclass(slots=True)
-class Wanted:
-    """An episode whose report is to be made."""
+class Pending:
+    """An episode whose report is to be made, and its confirmed events."""
 
     events: list[DriftEvent]
     attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Reported:
+class ReportedPipeline:
     """A pipeline whose episodes are reported."""
 
     folder: Path
     topic: str
     metrics: DriftMetrics
-    wanted: dict[str, Wanted] = field(default_factory=dict)
+    pending: dict[str, Pending] = field(default_factory=dict)
 
 
 class ReportKeeper:
@@ -63,7 +63,7 @@ class ReportKeeper:
         By name.
     """
 
-    def __init__(self, settings: DriftSettings, pipelines: Mapping[str, Reported]) -> None:
+    def __init__(self, settings: DriftSettings, pipelines: Mapping[str, ReportedPipeline]) -> None:
         self._settings = settings
         self._pipelines = pipelines
         self._by_topic = {reported.topic: reported for reported in pipelines.values()}
@@ -71,8 +71,8 @@ class ReportKeeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reports", daemon=True)
 
-    def start(self) -> None:
-        """Start to follow."""
+    def start_thread(self) -> None:
+        """Follow the drift topics on a thread of its own."""
         self._thread.start()
 
     def close(self) -> None:
@@ -116,24 +116,24 @@ class ReportKeeper:
             return
         if event.severity != "detected":
             return
-        wanted = reported.wanted.setdefault(event.episode_id, Wanted([]))
-        if event.event_id not in [known.event_id for known in wanted.events]:
-            wanted.events.append(event)
+        pending = reported.pending.setdefault(event.episode_id, Pending([]))
+        if event.event_id not in [known.event_id for known in pending.events]:
+            pending.events.append(event)
 
     def _make_next(self) -> None:
         """Make the report of the newest episode that has none."""
         for name, reported in self._pipelines.items():
             folder = self._settings.reports_dir / name
-            for episode_id, wanted in reversed(reported.wanted.items()):
+            for episode_id, pending in reversed(reported.pending.items()):
                 is_made = (folder / f"{episode_id}.json").exists()
-                if not is_made and wanted.attempts < self._settings.report_attempts:
-                    wanted.attempts += 1
-                    self._make(reported, episode_id, wanted)
+                if not is_made and pending.attempts < self._settings.report_attempts:
+                    pending.attempts += 1
+                    self._make(reported, episode_id, pending)
                     return
 
-    def _make(self, reported: Reported, episode_id: str, wanted: Wanted) -> None:
+    def _make(self, reported: ReportedPipeline, episode_id: str, pending: Pending) -> None:
         command = [sys.executable, "-m", "penstock_drift.report", str(reported.folder)]
-        events = json.dumps([event.to_dict() for event in wanted.events])
+        events = json.dumps([event.to_dict() for event in pending.events])
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
@@ -147,7 +147,7 @@ class ReportKeeper:
             logger.warning(
                 "no report of %s, attempt %d: exit code %s: %s",
                 episode_id,
-                wanted.attempts,
+                pending.attempts,
                 process.returncode,
                 " / ".join(lines),
             )

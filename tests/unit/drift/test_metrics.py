@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from penstock_drift.metrics import DriftFamilies, DriftMetrics
-from penstock_drift.quality import ROWS, VERSIONS, Quality
+from penstock_drift.metrics import ROWS, VERSIONS, DriftFamilies, VersionQuality
 from penstock_monitoring.label_join import Pairs
 from prometheus_client import CollectorRegistry
 
@@ -16,13 +15,13 @@ def pairs_of(scores: np.ndarray, labels: np.ndarray, version: str) -> Pairs:
 
 def test_newest_labels_count() -> None:
     registry = CollectorRegistry()
-    quality = Quality(DriftMetrics(DriftFamilies(registry), "p"))
+    quality = VersionQuality(DriftFamilies(registry), "p")
     rng = np.random.default_rng(1)
     labels = (rng.random(ROWS + 5_000) < 0.3).astype(np.float64)
     scores = np.concatenate([1.0 - labels[:5_000], labels[5_000:]])
     for start in range(0, len(labels), 3_000):
         some = slice(start, start + 3_000)
-        quality.add(pairs_of(scores[some], labels[some], "1"), np.zeros(len(labels[some])))
+        quality.add_pairs(pairs_of(scores[some], labels[some], "1"), np.zeros(len(labels[some])))
     quality.export()
     names = {"pipeline": "p", "model": "m", "version": "1"}
     assert registry.get_sample_value("penstock_drift_auc", names) == 1.0
@@ -31,10 +30,10 @@ def test_newest_labels_count() -> None:
 
 def test_versions_are_bounded_and_gone_ones_are_not_shown() -> None:
     registry = CollectorRegistry()
-    quality = Quality(DriftMetrics(DriftFamilies(registry), "p"))
+    quality = VersionQuality(DriftFamilies(registry), "p")
     one = np.ones(1)
     for version in range(VERSIONS + 3):
-        quality.add(pairs_of(one, one, str(version)), one)
+        quality.add_pairs(pairs_of(one, one, str(version)), one)
         quality.export()
     shown = [
         sample.labels["version"]

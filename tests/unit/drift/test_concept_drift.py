@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from penstock_drift.change_point import change_point
-from penstock_drift.error_monitor import ErrorFinding, ErrorMonitor
-from penstock_drift.journal import BLOCK_ROWS, CAPACITY_ROWS, Loss
+from penstock_drift.concept_drift import (
+    BLOCK_ROWS,
+    CAPACITY_ROWS,
+    ErrorFinding,
+    ErrorMonitor,
+    Loss,
+    change_point,
+)
 from penstock_monitoring.losses import bounded_log_loss, expected_log_loss
 from penstock_pipelines.model import Monitor
 
