@@ -30,11 +30,11 @@ from harness.kills import kill_job
 from harness.waiting import eventually
 from penstock_cli.main import main
 from penstock_registry.client import RegistryClient, RegistrySettings
-from penstock_replay.audit_log import AuditLog
 from penstock_schemas.errors import ModelRejected, RecordError, RuleViolation
 from penstock_schemas.records import AuditEvent
 from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.admin import apply
+from penstock_streaming.audit import AuditLog
 from penstock_streaming.dead_letters import Failure, dead_letter
 from penstock_streaming.settings import KafkaSettings
 

@@ -11,7 +11,7 @@ import pytest
 from harness.retrain import RetrainRig, find_places, loaded, shape
 from penstock_cli import main as cli
 from penstock_cli.options import ExitCode
-from penstock_replay.audit_log import AuditLog
+from penstock_streaming.audit import AuditLog
 from penstock_training.publish import MODEL_FILE
 from penstock_training.tracking import CHALLENGER, Tracker
 from penstock_training.training import train

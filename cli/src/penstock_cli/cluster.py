@@ -19,9 +19,9 @@ from penstock_cli.options import ExitCode, Where, pipeline_folder, stack_config
 
 if TYPE_CHECKING:
     from penstock_registry.client import RegistryClient
-    from penstock_replay.audit_log import AuditLog, Operation
-    from penstock_replay.bounds import Bound
+    from penstock_replay.offsets import Bound
     from penstock_schemas.topics import PipelineTopics
+    from penstock_streaming.audit import AuditLog, Operation
     from penstock_streaming.settings import KafkaSettings
 
 Rate = Annotated[
@@ -75,7 +75,7 @@ class Cluster:
     @property
     def audit(self) -> AuditLog:
         """The audit topic."""
-        from penstock_replay.audit_log import AuditLog
+        from penstock_streaming.audit import AuditLog
 
         return AuditLog(self.kafka, self.registry)
 
@@ -99,7 +99,7 @@ def operation(action: str, subject: str, arguments: Mapping[str, object]) -> Ope
     """Return a new operation of whoever runs this command; options not given are left out."""
     import uuid
 
-    from penstock_replay.audit_log import Operation
+    from penstock_streaming.audit import Operation
 
     given = {name: str(value) for name, value in arguments.items() if value not in (None, "", ())}
     return Operation(f"{action}-{uuid.uuid4().hex[:12]}", actor(), action, subject, given)
@@ -118,7 +118,7 @@ def actor() -> str:
 
 def bound(text: str, option: str) -> Bound:
     """Read a bound given by an option; a wrong one is a usage error."""
-    from penstock_replay.bounds import parse_bound
+    from penstock_replay.offsets import parse_bound
 
     try:
         return parse_bound(text)

@@ -44,8 +44,7 @@ def ls(
     where: Where,
 ) -> None:
     """Count dead letters by topic and class, with their causes; open ones still wait for you."""
-    from penstock_replay.dead_letters import DeadLetters, done_by
-    from penstock_replay.letters import LetterFilter, short_cause
+    from penstock_replay.dead_letters import DeadLetters, LetterFilter, done_by, short_cause
 
     cluster = Cluster.of(where)
     topics = topics_of(pipeline)
@@ -57,11 +56,11 @@ def ls(
             for found in batch:
                 letter = found.letter
                 group = groups.setdefault(
-                    (letter.place.topic, letter.dead_letter_class),
+                    (letter.record_id.topic, letter.dead_letter_class),
                     {"letters": 0, "open": 0, "times": [], "causes": Counter()},
                 )
                 group["letters"] += 1
-                group["open"] += not (found.is_done or letter.place.topic.endswith(".parked"))
+                group["open"] += not (found.is_done or letter.record_id.topic.endswith(".parked"))
                 group["causes"][short_cause(letter.cause)] += 1
                 if letter.failed_at_ms is not None:
                     known = [*group["times"], letter.failed_at_ms]
@@ -121,10 +120,10 @@ def show(
         newest: dict[str, deque[Found]] = {}
         there = letters.parking() if parked else letters.sources()
         for batch in letters.find(wanted, done_by(cluster.audit.events()), there):
-            topic = batch[0].letter.place.topic
+            topic = batch[0].letter.record_id.topic
             newest.setdefault(topic, deque(maxlen=limit)).extend(batch)
         found = [one for kept in newest.values() for one in kept]
-        found.sort(key=lambda f: (f.letter.failed_at_ms or 0, f.letter.place))
+        found.sort(key=lambda f: (f.letter.failed_at_ms or 0, f.letter.record_id))
         views = [letter_view(one, cluster.registry, payload=payload) for one in found[-limit:]]
     if global_options(context).output is OutputFormat.json:
         console.result_json({"pipeline": pipeline, "letters": views})

@@ -13,8 +13,8 @@ from penstock_cli.cluster import Cluster, Ticker, acting, bound, operation, topi
 from penstock_cli.options import ExitCode, OutputFormat, WhichLetters, global_options
 
 if TYPE_CHECKING:
-    from penstock_replay.letters import LetterFilter
-    from penstock_replay.tally import Tally
+    from penstock_replay.dead_letters import LetterFilter
+    from penstock_replay.redrive import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +43,18 @@ class Work:
 
 def letter_filter(which: WhichLetters) -> LetterFilter:
     """Return the letters that the options mean; a wrong option is a usage error."""
-    from penstock_replay.letters import LetterFilter
-    from penstock_replay.places import Place
+    from penstock_replay.dead_letters import LetterFilter
+    from penstock_replay.offsets import RecordId
 
     try:
-        places = frozenset(map(Place.parse, which.ids or ()))
+        ids = frozenset(map(RecordId.parse, which.ids or ()))
     except ValueError as exc:
         raise typer.BadParameter(str(exc), param_hint="--id") from exc
     return LetterFilter(
         frozenset(which.dead_letter_class or ()),
         bound(which.since, "--from"),
         bound(which.until, "--to"),
-        places,
+        ids,
     )
 
 

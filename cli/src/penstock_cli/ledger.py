@@ -90,7 +90,7 @@ def _since(text: str) -> Since:
     age = _AGE.fullmatch(text)
     if age is not None:
         return time.time_ns() // 1_000_000 - int(age[1]) * _UNIT_S[age[2]] * 1_000
-    from penstock_replay.bounds import Edge, OffsetBound, TimeBound
+    from penstock_replay.offsets import Edge, OffsetBound, TimeBound
 
     match bound(text, "--from"):
         case TimeBound(at_ms):

@@ -31,7 +31,7 @@ def letter_view(found: Found, registry: RegistryClient, *, payload: bool) -> dic
     original = [(n, v) for n, v in letter.headers if n not in DEAD_LETTER_HEADERS]
     value, form = decoded(message.value(), registry)
     return {
-        "id": str(letter.place),
+        "id": str(letter.record_id),
         "class": letter.dead_letter_class,
         "cause": letter.cause,
         "service": letter.service,

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from penstock_registry.client import RegistryClient
-from penstock_replay.audit_log import AuditLog
 from penstock_routing.topic import Make, RoutingReader, RoutingTopic
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.errors import BrokerUnavailable, RecordError
 from penstock_schemas.records import DriftEvent, RetrainEvent, RoutingState
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
+from penstock_streaming.audit import AuditLog
 from penstock_streaming.errors import Verdict, error_of, translated, verdict
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 from penstock_streaming.timing import Deadline

@@ -24,7 +24,7 @@ from penstock_cli.options import (
 
 if TYPE_CHECKING:
     from penstock_replay.group_offsets import GroupOffsets, Move
-    from penstock_replay.offset_file import Offsets
+    from penstock_replay.offsets import Offsets
 
 app = typer.Typer(help="Positions of consumer groups.", no_args_is_help=True)
 
@@ -125,7 +125,7 @@ def _moves(
 
 
 def _offsets_in(file: Path, topics: tuple[str, ...]) -> Offsets:
-    from penstock_replay.offset_file import parse_offsets
+    from penstock_replay.offsets import parse_offsets
 
     try:
         found = parse_offsets(file.read_text("utf-8"))

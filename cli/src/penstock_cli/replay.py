@@ -27,8 +27,7 @@ from penstock_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from penstock_replay.range_plan import Rules
-    from penstock_replay.range_replay import RangePlan
+    from penstock_replay.range_replay import RangePlan, Rules
 
 
 @with_groups
@@ -57,8 +56,7 @@ def replay(
     Copies have the key, value, timestamp and headers of their original, and the header
     penstock.replay.of. The same command given again goes on where an interrupted one stopped.
     """
-    from penstock_replay.range_plan import RangeRequest
-    from penstock_replay.range_replay import RangeReplay
+    from penstock_replay.range_replay import RangeReplay, RangeRequest
 
     cluster = Cluster.of(where, pipeline)
     keys = sorted(set(key or ()))
@@ -84,7 +82,7 @@ def replay(
 
 def _rules(cluster: Cluster) -> Rules:
     """Return which topics may be written: known from the pipelines."""
-    from penstock_replay.range_plan import Rules
+    from penstock_replay.range_replay import Rules
 
     known = cluster.topics
     events = {names.events for names in known}

@@ -10,8 +10,7 @@ from harness.replay import PlainRecord
 from hypothesis import given
 from hypothesis import strategies as st
 from penstock_cli.letter_view import letter_view, masked, print_letter
-from penstock_replay.dead_letters import Found
-from penstock_replay.letters import Letter
+from penstock_replay.dead_letters import Found, Letter
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import RegistryUnavailable, RuleViolation
 from penstock_streaming.dead_letters import Failure, dead_letter

@@ -3,20 +3,18 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from penstock_replay.bounds import Bound, Edge, OffsetBound, TimeBound, parse_bound
-from penstock_replay.dead_letters import PARK, REPLAY, _spans, done_by
-from penstock_replay.letters import LetterFilter
-from penstock_replay.places import Place
-from penstock_replay.selection import Span
-from penstock_replay.topic_facts import TopicFacts
+from penstock_replay.broker import TopicFacts
+from penstock_replay.dead_letters import PARK, REPLAY, LetterFilter, _spans, done_by
+from penstock_replay.offsets import Bound, Edge, OffsetBound, RecordId, TimeBound, parse_bound
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import AuditEvent
+from penstock_streaming.log_view import Span
 
 FACTS = TopicFacts("t.dlq", "id", {0: 5, 1: 0, 2: 0}, {0: 50, 1: 20, 2: 0})
 OFFSETS = st.integers(0, 60).map(lambda o: OffsetBound(everywhere=o))
 BOUNDS = st.sampled_from([Edge.START, Edge.END, TimeBound(5), OffsetBound(by_partition={1: 7})])
 PLACES = st.frozensets(
-    st.builds(Place, st.sampled_from(["t.dlq", "u.dlq"]), st.integers(0, 2), st.integers(0, 60))
+    st.builds(RecordId, st.sampled_from(["t.dlq", "u.dlq"]), st.integers(0, 2), st.integers(0, 60))
 )
 
 
@@ -32,9 +30,9 @@ def meant(bound: Bound, partition: int, offset: int, *, is_end: bool) -> bool:
 
 @given(OFFSETS | BOUNDS, OFFSETS | BOUNDS, PLACES)
 def test_what_is_read_holds_everything_that_is_meant_and_nothing_outside_of_the_log(
-    since: Bound, until: Bound, places: frozenset[Place]
+    since: Bound, until: Bound, places: frozenset[RecordId]
 ) -> None:
-    spans = _spans(LetterFilter(since=since, until=until, places=places), FACTS)
+    spans = _spans(LetterFilter(since=since, until=until, ids=places), FACTS)
     for partition, end in FACTS.ends.items():
         span = spans.get(partition, Span(0, 0))
         for offset in range(70):
@@ -42,7 +40,7 @@ def test_what_is_read_holds_everything_that_is_meant_and_nothing_outside_of_the_
             is_meant = meant(since, partition, offset, is_end=False) and meant(
                 until, partition, offset, is_end=True
             )
-            is_named = not places or Place("t.dlq", partition, offset) in places
+            is_named = not places or RecordId("t.dlq", partition, offset) in places
             if is_there and is_meant and is_named:
                 assert offset in span
             if offset in span:

@@ -1,23 +1,156 @@
-"""Finding the dead letters of a pipeline, and whether they are done with already."""
+"""The dead letters of a pipeline: what one says, which are meant, and which are done already."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from confluent_kafka import Message
+from penstock_schemas import headers as names
 from penstock_schemas.errors import FencedError
 from penstock_schemas.records import AuditEvent
 from penstock_schemas.topics import PipelineTopics
+from penstock_streaming.audit import Operation
+from penstock_streaming.dead_letters import UNREADABLE_HEADERS, Header
+from penstock_streaming.log_view import Span
 from penstock_streaming.settings import KafkaSettings
 
-from penstock_replay.audit_log import Operation, done_in
-from penstock_replay.bounds import Bound, Edge, TimeBound
-from penstock_replay.letters import Letter, LetterFilter
-from penstock_replay.log_reader import LogReader
-from penstock_replay.places import OffsetSet
-from penstock_replay.selection import Span, mark
-from penstock_replay.topic_facts import BrokerFacts, TopicFacts
+from penstock_replay.broker import Broker, TopicFacts
+from penstock_replay.headers import Record, attempts_in, headers_of, id_of
+from penstock_replay.offsets import Bound, Edge, OffsetSet, RecordId, TimeBound, audit_name, done_in
+
+UNKNOWN_CLASS = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter.
+
+    Parameters
+    ----------
+    record_id
+        Of it in its dead-letter topic.
+    source
+        The topic it failed in; empty if it does not say.
+    origin
+        The record of a producer application that it goes back to; None if it does not say.
+    attempts
+        How often it has failed, as far as its own headers know.
+    failed_at_ms
+        When it first failed, milliseconds since the epoch; None if it does not say.
+    has_value
+        Whether it holds the value that failed; one that is too large for any topic is left out.
+    """
+
+    record_id: RecordId
+    source: str
+    origin: RecordId | None
+    dead_letter_class: str
+    service: str
+    stage: str
+    cause: str
+    attempts: int
+    failed_at_ms: int | None
+    headers: list[Header]
+    has_value: bool
+
+    @classmethod
+    def read(cls, record: Record) -> Letter:
+        """Build it from a record; a header that is missing or odd leaves its field empty."""
+        headers = headers_of(record) or []
+        last = dict(headers)
+
+        def text(name: str) -> str:
+            return (last.get(name) or b"").decode(errors="replace")
+
+        exception, message = text(names.ERROR_EXCEPTION), text(names.ERROR_MESSAGE)
+        return cls(
+            record_id=id_of(record),
+            source=text(names.ERROR_TOPIC),
+            origin=_record_id(text(names.DLQ_ORIGIN)),
+            dead_letter_class=text(names.DLQ_CLASS) or UNKNOWN_CLASS,
+            service=text(names.DLQ_SERVICE),
+            stage=text(names.DLQ_STAGE),
+            cause=f"{exception}: {message}" if exception else message,
+            attempts=attempts_in(headers),
+            failed_at_ms=_time_ms(text(names.DLQ_FIRST_FAILED_AT)),
+            headers=headers,
+            has_value=record.value() is not None,
+        )
+
+    @property
+    def is_the_event(self) -> bool:
+        """Tell whether it holds the bytes of its origin, not of what a service made of it."""
+        return self.origin is not None and self.source == self.origin.topic
+
+    @property
+    def lost_its_headers(self) -> bool:
+        """Tell whether the service could not carry the original headers over."""
+        return self.cause.endswith(UNREADABLE_HEADERS)
+
+
+@dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which dead letters are meant.
+
+    Parameters
+    ----------
+    classes
+        Only these; empty takes all.
+    since, until
+        Times mean the first failure, offsets the dead-letter topic; from and before.
+    ids
+        Only these; empty takes all.
+    """
+
+    classes: frozenset[str] = frozenset()
+    since: Bound = Edge.START
+    until: Bound = Edge.END
+    ids: frozenset[RecordId] = frozenset()
+
+    def takes(self, letter: Letter) -> bool:
+        """Tell whether a letter is meant; offsets outside the bounds are never read."""
+        if self.classes and letter.dead_letter_class not in self.classes:
+            return False
+        if self.ids and letter.record_id not in self.ids:
+            return False
+        failed_at_ms = letter.failed_at_ms
+        if isinstance(self.since, TimeBound) and (
+            failed_at_ms is None or failed_at_ms < self.since.at_ms
+        ):
+            return False
+        return not isinstance(self.until, TimeBound) or (
+            failed_at_ms is not None and failed_at_ms < self.until.at_ms
+        )
+
+
+def short_cause(cause: str, width: int = 72) -> str:
+    """Return a cause such that those that differ in numbers only are the same.
+
+    Examples
+    --------
+    >>> short_cause("RuleViolation: amount 17.5 is over 10")
+    'RuleViolation: amount # is over #'
+    """
+    words = ["#" if any(c.isdigit() for c in word) else word for word in cause.split()]
+    text = " ".join(words)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _record_id(text: str) -> RecordId | None:
+    try:
+        return RecordId.parse(text)
+    except ValueError:
+        return None
+
+
+def _time_ms(text: str) -> int | None:
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        return None
+
 
 REPLAY = "dlq.replay"
 PARK = "dlq.park"
@@ -52,8 +185,7 @@ class DeadLetters:
 
     def __init__(self, kafka: KafkaSettings, topics: PipelineTopics) -> None:
         self.topics = topics
-        self.broker = BrokerFacts(kafka)
-        self.reader = LogReader(kafka)
+        self.broker = Broker(kafka)
 
     def sources(self) -> list[TopicFacts]:
         """Return the dead-letter topics that are there."""
@@ -73,7 +205,7 @@ class DeadLetters:
         return self._there(self.topics.parked(topic) for topic in sources)
 
     def _there(self, names: Iterable[str]) -> list[TopicFacts]:
-        known = self.broker.names()
+        known = self.broker.topic_names()
         return [self.broker.topic(name) for name in names if name in known]
 
     def find(
@@ -92,14 +224,14 @@ class DeadLetters:
             Where to look; the dead-letter topics unless given.
         """
         for facts in self.sources() if topics is None else topics:
-            marks = {p: mark(facts.name, p, facts.topic_id) for p in facts.ends}
-            for batch in self.reader.read(facts.name, _spans(wanted, facts)):
+            marks = {p: audit_name(facts.name, p, facts.topic_id) for p in facts.ends}
+            for batch in self.broker.read(facts.name, _spans(wanted, facts)):
                 found = []
                 for message in batch:
                     letter = Letter.read(message)
                     if wanted.takes(letter):
-                        name = marks[letter.place.partition]
-                        is_done = letter.place.offset in done.get(name, _NOTHING)
+                        name = marks[letter.record_id.partition]
+                        is_done = letter.record_id.offset in done.get(name, _NOTHING)
                         found.append(Found(letter, message, name, is_done))
                 if found:
                     yield found
@@ -141,10 +273,10 @@ def _spans(wanted: LetterFilter, facts: TopicFacts) -> dict[int, Span]:
         log = Span(oldest, facts.ends[partition])
         first = max(log.first, _offset(wanted.since, partition, log, is_end=False))
         last = min(log.end, _offset(wanted.until, partition, log, is_end=True))
-        if wanted.places:
+        if wanted.ids:
             offsets = [
                 p.offset
-                for p in wanted.places
+                for p in wanted.ids
                 if (p.topic, p.partition) == (facts.name, partition) and p.offset >= first
             ]
             first, last = min(offsets, default=last), min(max(offsets, default=-1) + 1, last)

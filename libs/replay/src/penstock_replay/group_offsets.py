@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from penstock_schemas.errors import ConfigError, Refused
+from penstock_streaming.audit import AuditLog, Operation
 from penstock_streaming.settings import KafkaSettings
 
-from penstock_replay.audit_log import AuditLog, Operation
-from penstock_replay.bounds import Bound, Edge, OffsetBound, TimeBound
-from penstock_replay.offset_file import Offsets, format_offsets
-from penstock_replay.topic_facts import BrokerFacts, TopicFacts
+from penstock_replay.broker import Broker
+from penstock_replay.offsets import Bound, Offsets, format_offsets
 
 _SHOWN: Final = 5
 """Groups that an error names at most."""
@@ -63,7 +62,7 @@ class GroupOffsets:
     """Shows and sets the offsets of consumer groups."""
 
     def __init__(self, kafka: KafkaSettings) -> None:
-        self._broker = BrokerFacts(kafka)
+        self._broker = Broker(kafka)
 
     def groups(self, name: str | None) -> list[str]:
         """Return the groups that a name means: a group, or all groups of a pipeline.
@@ -98,7 +97,7 @@ class GroupOffsets:
         committed = self._broker.committed(group)
         state = self._broker.groups().get(group, "gone")
         found = []
-        for topic in sorted({t for t, _ in committed} & self._broker.names()):
+        for topic in sorted({t for t, _ in committed} & self._broker.topic_names()):
             facts = self._broker.topic(topic)
             found += [
                 Position(group, state, topic, p, committed.get((topic, p)), facts.oldest[p], end)
@@ -126,7 +125,7 @@ class GroupOffsets:
         wanted: Offsets = {}
         for name in chosen:
             facts = self._broker.topic(name)
-            wanted.update({(name, p): o for p, o in self._targets(facts, to).items()})
+            wanted.update({(name, p): o for p, o in self._broker.offsets_of(to, facts).items()})
         return self._checked(wanted, committed)
 
     def plan_file(self, group: str, wanted: Offsets) -> list[Move]:
@@ -164,17 +163,6 @@ class GroupOffsets:
                 f"group {group} has {len(members)} members ({members[0]}): stop its service "
                 "first, then seek"
             )
-
-    def _targets(self, facts: TopicFacts, to: Bound) -> Mapping[int, int]:
-        match to:
-            case Edge.START:
-                return facts.oldest
-            case Edge.END:
-                return facts.ends
-            case TimeBound(at_ms):
-                return self._broker.first_at(facts, at_ms)
-            case OffsetBound():
-                return facts.named(to)
 
     def _checked(self, wanted: Offsets, committed: Mapping[tuple[str, int], int]) -> list[Move]:
         moves = []

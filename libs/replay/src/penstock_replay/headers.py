@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from penstock_schemas import headers as names
 from penstock_streaming.dead_letters import READ_HEADERS, Header
 
-from penstock_replay.places import Place
+from penstock_replay.offsets import RecordId
 
 _ATTEMPT_DIGITS = 10
 
@@ -46,9 +46,9 @@ def headers_of(record: Record) -> list[Header] | None:
         return None
 
 
-def place_of(record: Record) -> Place:
-    """Return where a record lies."""
-    return Place(record.topic() or "", record.partition() or 0, record.offset() or 0)
+def id_of(record: Record) -> RecordId:
+    """Return a record's id."""
+    return RecordId(record.topic() or "", record.partition() or 0, record.offset() or 0)
 
 
 def text_of(headers: Sequence[Header], name: str) -> str:
@@ -66,21 +66,21 @@ def attempts_in(headers: Sequence[Header]) -> int:
     return int(text) if is_number else 0
 
 
-def original_of(headers: Sequence[Header]) -> Place | None:
+def original_of(headers: Sequence[Header]) -> RecordId | None:
     """Return the record that this one is a copy of; None if it is none."""
     try:
-        return Place.parse(text_of(headers, names.REPLAY_OF))
+        return RecordId.parse(text_of(headers, names.REPLAY_OF))
     except ValueError:
         return None
 
 
-def copy_headers(headers: Sequence[Header], original: Place) -> list[Header]:
+def copy_headers(headers: Sequence[Header], original: RecordId) -> list[Header]:
     """Return the headers of a copy made by a replay of a range."""
     kept = [header for header in headers if header[0] != names.REPLAY_OF]
     return [*kept, (names.REPLAY_OF, str(original).encode())]
 
 
-def redrive_headers(headers: Sequence[Header], origin: Place, attempts: int) -> list[Header]:
+def redrive_headers(headers: Sequence[Header], origin: RecordId, attempts: int) -> list[Header]:
     """Return the headers of a dead letter's copy in the events topic.
 
     Of those that its failure added only the attempts stay: the loop guard counts on them.

@@ -2,23 +2,32 @@
 
 Every run takes the same transactional id, one per pipeline, and notes each letter it is done with
 in the transaction of the copy: two engineers at the same time, or one after a kill, never send a
-letter twice.
+letter twice. A record that keeps failing is parked in the end, so that no letter goes in circles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Final
 
 from penstock_schemas.records import AuditEvent
 from penstock_schemas.topics import PipelineTopics
+from penstock_streaming.audit import AuditLog, Operation
+from penstock_streaming.log_view import Span
 from penstock_streaming.settings import KafkaSettings
 
-from penstock_replay.audit_log import AuditLog, Operation, done_in
-from penstock_replay.copier import Copier, Target
-from penstock_replay.dead_letters import PARK, DeadLetters, Found, done_by, refuse_to_take_back
-from penstock_replay.guard import Fate, Origins, Verdict, judge
+from penstock_replay.dead_letters import (
+    PARK,
+    DeadLetters,
+    Found,
+    Letter,
+    LetterFilter,
+    done_by,
+    refuse_to_take_back,
+)
 from penstock_replay.headers import (
     Record,
     attempts_in,
@@ -26,12 +35,132 @@ from penstock_replay.headers import (
     parked_headers,
     redrive_headers,
 )
-from penstock_replay.letters import LetterFilter
-from penstock_replay.pacing import Pacer
-from penstock_replay.places import OffsetSet
-from penstock_replay.selection import Span
-from penstock_replay.session import Progress, Session, run_audited
-from penstock_replay.tally import Tally
+from penstock_replay.offsets import OffsetSet, RecordId, done_in
+from penstock_replay.session import Copier, Pacer, Progress, Session, Target, run_audited
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of letters, or would become of them.
+
+    Parameters
+    ----------
+    rows
+        By dead-letter topic, class and fate.
+    reasons
+        Of the refusals.
+    """
+
+    rows: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, found: Found, fate: str, reason: str = "") -> None:
+        """Count a letter."""
+        self.rows[found.letter.record_id.topic, found.letter.dead_letter_class, fate] += 1
+        if reason:
+            self.reasons[reason] += 1
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Letters by fate."""
+        total: Counter[str] = Counter()
+        for (_, _, fate), letters in self.rows.items():
+            total[fate] += letters
+        return total
+
+
+MAX_ATTEMPTS: Final = 3
+"""A record that has failed more often is parked, not tried again."""
+
+
+class Fate(Enum):
+    """What becomes of it; the value is its name in counts."""
+
+    REPLAY = "replayed"
+    PARK = "parked"
+    REFUSE = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The guard's decision.
+
+    Parameters
+    ----------
+    attempts
+        How often the record has failed in all, over every replay.
+    reason
+        Of a refusal, for people.
+    """
+
+    fate: Fate
+    attempts: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """What is known of the topics that dead letters go back to.
+
+    Parameters
+    ----------
+    writable
+        The topics of producer applications: the only ones that copies are appended to.
+    spans
+        By topic and partition, the offsets that are in the log.
+    attempts
+        Attempts that the origins' own headers tell, for letters that hold something else than the
+        origin's bytes; an origin that could not be read is missing.
+    """
+
+    writable: Collection[str]
+    spans: Mapping[tuple[str, int], Span]
+    attempts: Mapping[RecordId, int]
+
+
+def judge(letter: Letter, origins: Origins, *, once_more: bool = False) -> Verdict:
+    """Decide about a letter.
+
+    A letter of ingest carries its event's attempts. What a service writes carries no headers, so
+    for a letter of a later hop the attempts are in its origin, which a replay has put there.
+
+    Parameters
+    ----------
+    once_more
+        It was parked and somebody has asked for it: it is tried however often it has failed.
+    """
+    origin = letter.origin
+    if origin is None:
+        return _refuse(letter, "it has no readable dlq.origin")
+    if origin.topic not in origins.writable:
+        return _refuse(letter, f"{origin.topic} is written by services: replay the event instead")
+    span = origins.spans.get((origin.topic, origin.partition), Span(0, 0))
+    if origin.offset < span.first:
+        return _refuse(letter, "retention has passed its origin")
+    if origin.offset >= span.end:
+        return _refuse(letter, "its origin is not in the log: was the topic created anew?")
+    attempts = letter.attempts
+    if letter.is_the_event:
+        if not letter.has_value:
+            return _refuse(
+                letter, "its value was too large to be kept: a copy would be a tombstone"
+            )
+        if letter.lost_its_headers:
+            return _refuse(letter, "its original headers cannot be read by this client")
+    else:
+        before = origins.attempts.get(origin)
+        if before is None:
+            return _refuse(letter, "its origin cannot be read")
+        attempts += before
+    attempts = max(1, attempts)
+    return Verdict(
+        Fate.PARK if attempts > MAX_ATTEMPTS and not once_more else Fate.REPLAY, attempts
+    )
+
+
+def _refuse(letter: Letter, reason: str) -> Verdict:
+    return Verdict(Fate.REFUSE, max(1, letter.attempts), reason)
+
 
 ALREADY: Final = "already_done"
 _FRAME_BYTES: Final = 512
@@ -80,7 +209,7 @@ class Redrive:
         self._letters = DeadLetters(kafka, topics)
         self._is_parked = parked
         broker = self._letters.broker
-        self._there = broker.names()
+        self._there = broker.topic_names()
         facts = {
             name: broker.topic(name)
             for name in (topics.events, topics.interactions)
@@ -141,7 +270,7 @@ class Redrive:
         for batch in self._find(wanted, others):
             for step in self._steps(batch, tally):
                 # What an attempt before has committed is judged once more, for the count.
-                if step.found.letter.place.offset not in done.get(step.found.mark, _NOTHING):
+                if step.found.letter.record_id.offset not in done.get(step.found.mark, _NOTHING):
                     self._take(step, session)
                 tally.add(step.found, step.verdict.fate.value, step.verdict.reason)
         if not is_over:
@@ -165,9 +294,9 @@ class Redrive:
             session.copy(step.record, target)
         else:
             headers = parked_headers(letter.headers, verdict.attempts)
-            target = Target(self._parked(step.found), letter.place.partition, headers)
+            target = Target(self._parked(step.found), letter.record_id.partition, headers)
             session.copy(step.found.message, target)
-        session.note(step.found.mark, letter.place.offset, verdict.fate.value)
+        session.note(step.found.mark, letter.record_id.offset, verdict.fate.value)
 
     def _steps(self, batch: Sequence[Found], tally: Tally) -> Iterator[Step]:
         """Decide about the letters that are not done; count those that are."""
@@ -182,7 +311,7 @@ class Redrive:
                 verdict = Verdict(Fate.PARK, max(1, found.letter.attempts))
                 yield Step(found, self._parkable(found, verdict), found.message)
             return
-        places = {
+        origins_wanted = {
             f.letter.origin
             for f in fresh
             if f.letter.origin is not None
@@ -190,9 +319,9 @@ class Redrive:
             and f.letter.origin.offset
             in self._spans.get((f.letter.origin.topic, f.letter.origin.partition), _NOWHERE)
         }
-        events = self._letters.reader.records(places)
-        heads = {place: headers_of(event) for place, event in events.items()}
-        attempts = {place: attempts_in(h) for place, h in heads.items() if h is not None}
+        events = self._letters.broker.records(origins_wanted)
+        heads = {origin: headers_of(event) for origin, event in events.items()}
+        attempts = {origin: attempts_in(h) for origin, h in heads.items() if h is not None}
         origins = Origins(self._max_bytes.keys(), self._spans, attempts)
         for found in fresh:
             letter = found.letter
@@ -221,7 +350,7 @@ class Redrive:
         return Verdict(Fate.REFUSE, verdict.attempts, reason)
 
     def _parked(self, found: Found) -> str:
-        return self._topics.parked(found.letter.place.topic.removesuffix(".dlq"))
+        return self._topics.parked(found.letter.record_id.topic.removesuffix(".dlq"))
 
 
 _NOTHING: Final = OffsetSet()

@@ -27,6 +27,7 @@ from penstock_streaming.errors import (
     OutcomeUnknown,
     TransactionClass,
     Verdict,
+    client_errors,
     error_of,
     transaction_class,
     translated,
@@ -299,3 +300,35 @@ class FencedWriter:
         if transaction_class(error) is TransactionClass.ABORTABLE:
             return AbortRequired(text, verdict(error))
         return OutcomeUnknown(text)
+
+
+def write_unfenced(kafka: KafkaSettings, record: LogRecord, timeout_s: float) -> None:
+    """Write one record outside of a transaction; it lies in the log when this returns.
+
+    Raises
+    ------
+    BrokerUnavailable
+        If it is not acknowledged in time.
+    """
+    failed: list[KafkaError] = []
+
+    def delivered(error: KafkaError | None, _: object) -> None:
+        if error is not None:
+            failed.append(error)
+
+    producer: Any = Producer(kafka.producer_config(LoopSettings()))
+    with client_errors(f"writing {record.topic}"):
+        producer.produce(
+            record.topic,
+            record.value,
+            record.key,
+            record.partition,
+            timestamp=record.timestamp_ms,
+            headers=list(record.headers),
+            on_delivery=delivered,
+        )
+        left = producer.flush(timeout_s)
+    if failed:
+        raise translated(failed[0], f"writing {record.topic}")
+    if left:
+        raise BrokerUnavailable(f"{record.topic}: not acknowledged in {timeout_s:.0f} s")

@@ -89,6 +89,10 @@ class LogView:
         self._silence_s = silence_s
         self._admin: Any = None
 
+    def topic_names(self) -> frozenset[str]:
+        """Return the names of all topics; errors as `partitions`."""
+        return frozenset(self._metadata("the topics"))
+
     def partitions(self, *topics: str) -> list[Partition]:
         """Return the partitions of topics.
 
@@ -99,12 +103,16 @@ class LogView:
         ConfigError
             If a topic does not exist.
         """
-        with client_errors(f"looking for {', '.join(topics)}"):
-            there = self._admin_client().list_topics(timeout=self._kafka.request_timeout_s).topics
+        there = self._metadata(", ".join(topics))
         for topic in topics:
             if topic not in there or not there[topic].partitions:
                 raise ConfigError(f"topic {topic!r} does not exist: penstock topics apply")
         return [(topic, number) for topic in topics for number in sorted(there[topic].partitions)]
+
+    def _metadata(self, what: str) -> dict[str, Any]:
+        with client_errors(f"looking for {what}"):
+            metadata = self._admin_client().list_topics(timeout=self._kafka.request_timeout_s)
+        return dict(metadata.topics)
 
     def begin_offsets(
         self, partitions: Iterable[Partition], deadline: Deadline | None = None
@@ -135,6 +143,17 @@ class LogView:
         """
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         return self._offsets(partitions, latest, deadline, committed=committed)
+
+    def offsets_at(
+        self, partitions: Iterable[Partition], at_ms: int, deadline: Deadline | None = None
+    ) -> dict[Partition, int]:
+        """Return the first offset whose timestamp is not before ``at_ms``; errors as `end_offsets`.
+
+        A partition without such a record is missing in the answer.
+        """
+        spec = OffsetSpec.for_timestamp(at_ms)
+        found = self._offsets(partitions, spec, deadline, committed=True)
+        return {p: offset for p, offset in found.items() if offset >= 0}
 
     def read(
         self, spans: Mapping[Partition, Span], deadline: Deadline | None = None

@@ -10,12 +10,13 @@ from penstock_monitoring.label_join import join_labels
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.codec import Resolve
 from penstock_schemas.errors import ConfigError
+from penstock_streaming.log_view import Offsets, Partition
 from penstock_streaming.settings import KafkaSettings
 from penstock_training.training_set import TrainingSet
 
 from penstock_training_job.columns import LabelColumns, PredictionColumns, Wanted
 from penstock_training_job.rows import Kept, features_of, ids_digest, labels_of
-from penstock_training_job.topic_log import Offsets, Position, TopicLog
+from penstock_training_job.topic_log import TopicLog
 
 READ_TIMEOUT_S: Final = 300.0
 """Longest time to catch up with the topics, seconds."""
@@ -65,7 +66,7 @@ class LabelRows:
         """Leave the broker."""
         self._log.close()
 
-    def _tail(self, rows: int) -> dict[Position, int]:
+    def _tail(self, rows: int) -> dict[Partition, int]:
         """Return where each partition's share of the newest rows begins."""
         first, end = self._log.watermarks()
         of_topic = {topic: sum(t == topic for t, _ in end) for topic, _ in end}
@@ -165,7 +166,7 @@ def rebuild(
     return made
 
 
-def after(manifest: Mapping[str, Any]) -> dict[Position, int]:
+def after(manifest: Mapping[str, Any]) -> dict[Partition, int]:
     """Return the offsets behind what a training set was made of."""
     return _bounds(manifest["source"]["ranges"])[1]
 
@@ -175,9 +176,9 @@ def training_rows(config: PipelineConfig, since_ms: int | None) -> Wanted:
     return Wanted(len(config.feature_names), TRAINING_VARIANTS, since_ms)
 
 
-def _bounds(ranges: Mapping[str, Any]) -> tuple[dict[Position, int], dict[Position, int]]:
-    starts: dict[Position, int] = {}
-    ends: dict[Position, int] = {}
+def _bounds(ranges: Mapping[str, Any]) -> tuple[dict[Partition, int], dict[Partition, int]]:
+    starts: dict[Partition, int] = {}
+    ends: dict[Partition, int] = {}
     for topic, partitions in ranges.items():
         for number, span in partitions.items():
             starts[topic, int(number)] = span["first"]

@@ -6,22 +6,14 @@ import logging
 import time
 from typing import Any, Final
 
-from confluent_kafka import KafkaException, Producer
 from penstock_routing.states import JOB
 from penstock_routing.topic import SchemaRegistry
 from penstock_schemas.codec import decode_one, encode_one
-from penstock_schemas.errors import BrokerUnavailable, ConfigError, PenstockError, RecordError
+from penstock_schemas.errors import ConfigError, PenstockError, RecordError
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.schema_files import schema_text
-from penstock_streaming.errors import (
-    TransactionClass,
-    Verdict,
-    error_of,
-    transaction_class,
-    translated,
-    verdict,
-)
-from penstock_streaming.settings import KafkaSettings, LoopSettings
+from penstock_streaming.fenced_writer import FencedWriter, LogRecord
+from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
 
 from penstock_training_job.topic_log import TopicLog
@@ -30,10 +22,8 @@ LOG = logging.getLogger(__name__)
 ACTOR: Final = JOB
 ENDED: Final = ("suppressed", "cancelled", "failed")
 """States after which the job has no order any more."""
-_PARTITION: Final = 0
 _READ_TIMEOUT_S: Final = 30.0
 _WRITE_TIMEOUT_S: Final = 60.0
-_PAUSE_S: Final = 0.5
 
 
 class Withdrawn(PenstockError):
@@ -136,46 +126,21 @@ class RequestLog:
         ConfigError
             If the broker refuses for good.
         """
-        deadline = Deadline(_WRITE_TIMEOUT_S)
         schema_id = self._registry.register(f"{self._topic}-value", self._schema)
-        while not deadline.expired:
-            producer = self._producer()
-            try:
-                producer.init_transactions(max(0.1, deadline.remaining_s))
-                self.refresh()
-                there = self.event(state)
-                if there is not None:
-                    return there
-                event = self.request.followed_by(state, now_ms(), actor=ACTOR, **facts)
-                value = encode_one(self._schema, schema_id, event.to_dict())
-                self._send(producer, value, deadline)
-            except KafkaException as exc:
-                error = error_of(exc)
-                if verdict(error) in (Verdict.CONFIG, Verdict.UNDELIVERABLE):
-                    raise translated(error, f"writing {self._topic}") from exc
-                LOG.warning("writing %s: %s; once more", self._topic, error.name())
-                time.sleep(min(_PAUSE_S, deadline.remaining_s))
-            else:
-                self._events[state] = event
-                return event
-        raise BrokerUnavailable(f"{self._topic}: not written in {_WRITE_TIMEOUT_S:.0f} s")
+        written: list[RetrainEvent] = []
 
-    def _producer(self) -> Producer:
-        config: dict[str, Any] = self._kafka.producer_config(
-            LoopSettings(), f"penstock-retrain-{self._request_id}"
-        )
-        return Producer(config)
+        def decide(_: Deadline) -> list[LogRecord]:
+            self.refresh()
+            there = self.event(state)
+            written.append(there or self.request.followed_by(state, now_ms(), actor=ACTOR, **facts))
+            if there is not None:
+                return []
+            value = encode_one(self._schema, schema_id, written[-1].to_dict())
+            return [LogRecord(self._topic, self.request.pipeline.encode(), value)]
 
-    def _send(self, producer: Producer, value: bytes, deadline: Deadline) -> None:
-        producer.begin_transaction()
-        producer.produce(self._topic, value, self.request.pipeline.encode(), _PARTITION)
-        while True:
-            try:
-                return producer.commit_transaction(max(0.1, deadline.remaining_s))
-            except KafkaException as exc:
-                retriable = transaction_class(error_of(exc)) is TransactionClass.RETRIABLE
-                if not retriable or deadline.expired:
-                    raise
+        writer = FencedWriter(self._kafka, f"penstock-retrain-{self._request_id}")
+        writer.write_decision(decide, _WRITE_TIMEOUT_S)
+        return self._events.setdefault(state, written[-1])
 
 
 def now_ms() -> int:

@@ -14,9 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from penstock_streaming.log_view import Partition
 from penstock_training.trainers import Matrix, Vector
 
-from penstock_training_job.topic_log import Chunk, Position
+from penstock_training_job.topic_log import Chunk
 
 _PREDICTION_ORDER: Final = [("partition", "ascending"), ("offset", "ascending")]
 _LABEL_ORDER: Final = [("occurred_at", "ascending"), *_PREDICTION_ORDER]
@@ -36,8 +37,8 @@ class Kept:
         self._limit = limit
         self.rows = 0
         """How many there are."""
-        self._parts: dict[Position, deque[tuple[int, pa.Table]]] = defaultdict(deque)
-        self.first: dict[Position, int] = {}
+        self._parts: dict[Partition, deque[tuple[int, pa.Table]]] = defaultdict(deque)
+        self.first: dict[Partition, int] = {}
         """Offset from which on nothing is missing, where that is not where reading began."""
 
     def add(self, chunk: Chunk, table: pa.Table) -> None:

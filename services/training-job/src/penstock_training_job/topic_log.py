@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from penstock_schemas.errors import BrokerUnavailable, ConfigError
-from penstock_streaming.errors import Verdict, error_of, translated, verdict
+from confluent_kafka import Message
+from penstock_streaming.log_view import LogView, Offsets, Partition, Span
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
-
-Position = tuple[str, int]
-"""Topic and partition."""
-Offsets = Mapping[Position, int]
-
-_BATCH_ROWS: Final = 10_000
-_POLL_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +33,7 @@ class Chunk:
 
 
 class TopicLog:
-    """A reader of topics. Not thread-safe; close it.
+    """Reads topics piece by piece and remembers how far it has come.
 
     Parameters
     ----------
@@ -52,28 +43,14 @@ class TopicLog:
 
     def __init__(self, kafka: KafkaSettings, topics: Sequence[str]) -> None:
         self._topics = topics
-        self._timeout_s = kafka.request_timeout_s
-        self._next: dict[Position, int] = {}
-        self._consumer = Consumer(
-            {
-                **kafka.as_librdkafka(),
-                "group.id": "penstock-retrain-job",  # asked for, never joined
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",  # what is gone is never skipped in silence
-                "fetch.queue.backoff.ms": 10,
-                # An answer about the ends queues behind a fetch that waits for records.
-                "fetch.wait.max.ms": 50,
-            }
-        )
+        self._next: dict[Partition, int] = {}
+        # Records that are gone are never skipped in silence.
+        self._view = LogView(kafka, gap="error")
 
     def close(self) -> None:
-        """Leave the broker."""
-        self._consumer.close()
+        """Do nothing: no client stays open between two reads."""
 
-    def watermarks(self) -> tuple[dict[Position, int], dict[Position, int]]:
+    def watermarks(self) -> tuple[dict[Partition, int], dict[Partition, int]]:
         """Return each partition's first offset, and the one after its last committed record.
 
         Raises
@@ -83,36 +60,23 @@ class TopicLog:
         ConfigError
             If a topic is not there.
         """
-        first: dict[Position, int] = {}
-        end: dict[Position, int] = {}
-        with _translated(f"reading the ends of {', '.join(self._topics)}"):
-            for topic in self._topics:
-                found = self._consumer.list_topics(topic, self._timeout_s).topics[topic]
-                if not found.partitions:
-                    raise ConfigError(f"topic {topic!r} does not exist: penstock topics apply")
-                for number in found.partitions:
-                    place = TopicPartition(topic, number)
-                    marks = self._consumer.get_watermark_offsets(place, self._timeout_s)
-                    if marks is None:
-                        raise BrokerUnavailable(f"{topic}/{number}: no answer in time")
-                    first[topic, number], end[topic, number] = marks
-        return first, end
+        partitions = self._view.partitions(*self._topics)
+        first = self._view.begin_offsets(partitions)
+        return first, self._view.end_offsets(partitions, committed=True)
 
     @property
-    def positions(self) -> dict[Position, int]:
+    def positions(self) -> dict[Partition, int]:
         """Offset of the next record of each partition."""
         return dict(self._next)
 
     def start(self, starts: Offsets) -> None:
         """Read from these offsets on."""
         self._next = dict(starts)
-        with _translated("assigning partitions"):
-            self._consumer.assign([TopicPartition(t, p, o) for (t, p), o in starts.items()])
 
     def read(self, ends: Offsets, timeout_s: float) -> Iterator[Chunk]:
         """Yield what lies before these offsets and has not been read, partition by partition.
 
-        Records after them may come along: `positions` tells how far the reader has come.
+        Partitions that were added since the start are read from their beginning.
 
         Raises
         ------
@@ -121,47 +85,16 @@ class TopicLog:
         ConfigError
             If records that were asked for are gone.
         """
-        deadline = Deadline(timeout_s)
-        self._add(ends)
-        while any(self._next[position] < end for position, end in ends.items()):
-            if deadline.expired:
-                raise BrokerUnavailable(f"the ends were not reached in {timeout_s:.0f} s")
-            with _translated("reading"):
-                messages = self._consumer.consume(_BATCH_ROWS, _POLL_S)
-            yield from self._chunks(messages)
-
-    def _add(self, ends: Offsets) -> None:
-        """Read partitions that were added since the start, too, from their beginning."""
-        added = [position for position in ends if position not in self._next]
-        if added:
-            with _translated("assigning partitions"):
-                self._consumer.incremental_assign([TopicPartition(t, p, 0) for t, p in added])
-            self._next.update(dict.fromkeys(added, 0))
-
-    def _chunks(self, messages: list[Message]) -> Iterator[Chunk]:
-        grouped: dict[Position, list[Message]] = {}
-        for message in messages:
-            position = (message.topic() or "", message.partition() or 0)
-            error = message.error()
-            if error is None:
-                grouped.setdefault(position, []).append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
-                # Beyond the last record there may be control records, which no client sees.
-                self._passed(position, message.offset() or 0)
-            elif verdict(error) is not Verdict.RETRY:
-                raise translated(error, f"reading {position[0]}")
-        for (topic, partition), group in grouped.items():
-            offsets = np.fromiter((m.offset() or 0 for m in group), np.int64, len(group))
-            self._passed((topic, partition), int(offsets[-1]) + 1)
-            yield Chunk(topic, partition, offsets, [m.value() for m in group])
-
-    def _passed(self, position: Position, offset: int) -> None:
-        self._next[position] = max(self._next[position], offset)
+        spans = {p: Span(self._next.get(p, 0), end) for p, end in ends.items()}
+        for messages in self._view.read(spans, Deadline(timeout_s)):
+            for (topic, partition), records in groupby(sorted(messages, key=_place), _place):
+                group = list(records)
+                offsets = np.fromiter((m.offset() or 0 for m in group), np.int64, len(group))
+                self._next[topic, partition] = int(offsets[-1]) + 1
+                yield Chunk(topic, partition, offsets, [m.value() for m in group])
+        # Beyond the last record there may be control records, which no client sees.
+        self._next.update({p: max(span.first, span.end) for p, span in spans.items()})
 
 
-@contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except KafkaException as exc:
-        raise translated(error_of(exc), doing) from exc
+def _place(message: Message) -> Partition:
+    return message.topic() or "", message.partition() or 0

@@ -6,8 +6,9 @@ from harness.replay import PlainRecord
 from hypothesis import given
 from hypothesis import strategies as st
 from penstock_replay.headers import copy_headers
-from penstock_replay.places import OffsetSet, Place
-from penstock_replay.selection import Pick, Selection, Span, operation_id, spans_of
+from penstock_replay.offsets import OffsetSet, RecordId
+from penstock_replay.range_replay import Pick, Selection, operation_id, spans_of
+from penstock_streaming.log_view import Span
 
 KEYS = [None, b"a", b"b", b"c"]
 
@@ -23,7 +24,7 @@ def logs(draw: st.DrawFn) -> list[PlainRecord]:
             log.append(PlainRecord(("t", 0, offset), key, b"%d" % offset, at_ms))
         else:
             of = log[original]
-            headers = copy_headers(of.headers(), Place("t", 0, original))
+            headers = copy_headers(of.headers(), RecordId("t", 0, original))
             log.append(PlainRecord(("t", 0, offset), of.key(), of.value(), of.at_ms, headers))
     return log
 
@@ -75,7 +76,7 @@ def test_spans_come_back_from_the_audit(spans: dict[int, Span]) -> None:
 
 
 def test_a_copy_of_another_topics_record_is_a_record_of_its_own() -> None:
-    record = PlainRecord(a_header=copy_headers([], Place("other", 0, 0)))
+    record = PlainRecord(a_header=copy_headers([], RecordId("other", 0, 0)))
     assert Selection("t", "id", {0: Span(0, 5)}).pick(record) is Pick.SELECTED
 
 

@@ -6,15 +6,14 @@ import pytest
 from harness.replay import PlainRecord
 from hypothesis import given
 from hypothesis import strategies as st
-from penstock_replay.bounds import TimeBound
-from penstock_replay.guard import MAX_ATTEMPTS, Fate, Origins, judge
+from penstock_replay.dead_letters import Letter, LetterFilter, short_cause
 from penstock_replay.headers import attempts_in, original_of, redrive_headers
-from penstock_replay.letters import Letter, LetterFilter, short_cause
-from penstock_replay.places import Place
-from penstock_replay.selection import Span
+from penstock_replay.offsets import RecordId, TimeBound
+from penstock_replay.redrive import MAX_ATTEMPTS, Fate, Origins, judge
 from penstock_schemas import headers as names
 from penstock_schemas.errors import ModelRejected, RecordError, RuleViolation
 from penstock_streaming.dead_letters import UNREADABLE_HEADERS, Failure, dead_letter
+from penstock_streaming.log_view import Span
 
 EVENTS, FEATURES = "p.events.v1", "p.features.v1"
 SPANS = {(EVENTS, 0): Span(5, 1000)}
@@ -37,7 +36,7 @@ def fail(record: Any, error: RecordError, origin: str | None = None) -> PlainRec
 
 
 def origins(**attempts: int) -> Origins:
-    known = {Place(EVENTS, 0, int(name[1:])): n for name, n in attempts.items()}
+    known = {RecordId(EVENTS, 0, int(name[1:])): n for name, n in attempts.items()}
     return Origins({EVENTS}, SPANS, known)
 
 
@@ -56,7 +55,7 @@ def test_a_record_that_always_fails_in_ingest_is_tried_a_bounded_number_of_times
             break
         assert letter.origin is not None
         again = redrive_headers(letter.headers, letter.origin, verdict.attempts)
-        assert original_of(again) == Place(EVENTS, 0, event.offset())
+        assert original_of(again) == RecordId(EVENTS, 0, event.offset())
         # The producer's own headers are as they were, and a loop adds none.
         assert [h for h in again if h[0] not in ("dlq.attempt", "penstock.replay.of")] == kept
         assert len(again) == len(kept) + 2
@@ -139,8 +138,8 @@ def test_a_filter_takes_class_place_and_time_of_failure() -> None:
         (LetterFilter(since=TimeBound(at + 1)), False),
         (LetterFilter(until=TimeBound(at)), False),
         (LetterFilter(until=TimeBound(at + 1)), True),
-        (LetterFilter(places=frozenset({letter.place})), True),
-        (LetterFilter(places=frozenset({Place(EVENTS, 0, 10)})), False),
+        (LetterFilter(ids=frozenset({letter.record_id})), True),
+        (LetterFilter(ids=frozenset({RecordId(EVENTS, 0, 10)})), False),
     ):
         assert wanted.takes(letter) is taken
     blank = Letter.read(PlainRecord(("x.dlq", 0, 0), a_header=[(names.DLQ_CLASS, b"\xff")]))
