@@ -16,7 +16,15 @@ import hypothesis  # noqa: F401
 import numpy as np
 import pytest
 import yaml
-from harness.stack import Stack, a_stack_starts, free_offset, infrastructure, is_setting
+from harness.stack import (
+    ModelServer,
+    Stack,
+    a_stack_starts,
+    free_offset,
+    infrastructure,
+    is_setting,
+)
+from harness.waiting import Background, background_calls
 
 FRAUD = Path(__file__).parents[1] / "pipelines" / "fraud"
 
@@ -103,6 +111,31 @@ def registry_url(request: pytest.FixtureRequest) -> str:
     """Return the registry's base URL: PENSTOCK_TEST_REGISTRY, else the stack's."""
     named = os.environ.get("PENSTOCK_TEST_REGISTRY")
     return named or str(request.getfixturevalue("stack").registry_url)
+
+
+@pytest.fixture(scope="session")
+def mlflow_url(request: pytest.FixtureRequest) -> str:
+    """Return the tracking server's URL: PENSTOCK_TEST_MLFLOW, else the stack's."""
+    named = os.environ.get("PENSTOCK_TEST_MLFLOW")
+    return named or str(request.getfixturevalue("stack").mlflow_url)
+
+
+@pytest.fixture(scope="session")
+def model_server(request: pytest.FixtureRequest) -> ModelServer:
+    """Return Triton: PENSTOCK_TEST_TRITON (host:port,repository), else the stack's."""
+    named = os.environ.get("PENSTOCK_TEST_TRITON")
+    if named:
+        grpc, _, models_dir = named.partition(",")
+        return ModelServer(grpc, Path(models_dir))
+    found: ModelServer = request.getfixturevalue("stack").model_server
+    return found
+
+
+@pytest.fixture
+def in_background() -> Iterator[Background]:
+    """Return a function that runs a call in a thread; at the end all of them have ended well."""
+    with background_calls() as start:
+        yield start
 
 
 @pytest.hookimpl(wrapper=True)

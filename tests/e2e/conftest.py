@@ -11,7 +11,7 @@ import yaml
 from harness.clients import ProducerApp
 from harness.judges import LedgerRun
 from harness.stack import Stack
-from harness.waiting import Background, background_calls, eventually
+from harness.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 RECOVERY_S = 90.0
@@ -59,10 +59,3 @@ def feature_names() -> list[str]:
             else [feature["name"]]
         )
     ]
-
-
-@pytest.fixture
-def in_background() -> Iterator[Background]:
-    """Return a function that runs a call in a thread."""
-    with background_calls() as start:
-        yield start

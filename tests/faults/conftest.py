@@ -1,8 +1,7 @@
-"""Where fault tests find their infrastructure, and worlds that are cleaned up."""
+"""Where fault tests find their infrastructure, and pipelines that are cleaned up."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,48 +9,44 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.fault_pipeline import VERDICTS, FaultWorld
-from harness.services import ServicePlaces
-from harness.stack import Cluster, Stack, free_offset, infrastructure
-from harness.waiting import Background, background_calls
+from harness.fault_pipeline import VERDICTS, ServedPipeline
+from harness.services import ServiceAddresses
+from harness.stack import Cluster, ModelServer, Stack, free_offset, infrastructure
 
-MakeWorld = Callable[..., FaultWorld]
+MakePipeline = Callable[..., ServedPipeline]
 MakeCluster = Callable[..., Cluster]
 
 
 @pytest.fixture(scope="session")
-def fault_places(request: pytest.FixtureRequest) -> ServicePlaces:
-    """Return Kafka, registry and Triton: PENSTOCK_TEST_TRITON and the others, else the stack's."""
-    kafka = str(request.getfixturevalue("kafka_bootstrap"))
-    registry = str(request.getfixturevalue("registry_url"))
-    triton = os.environ.get("PENSTOCK_TEST_TRITON")
-    if triton:  # host:port,repository
-        grpc, _, models_dir = triton.partition(",")
-        return ServicePlaces(kafka, registry, grpc, Path(models_dir))
-    stack = request.getfixturevalue("stack")
-    return ServicePlaces(kafka, registry, stack.triton_grpc_url, stack.models_dir)
+def addresses(
+    kafka_bootstrap: str, registry_url: str, model_server: ModelServer
+) -> ServiceAddresses:
+    """Return Kafka, registry and Triton as all tests share them."""
+    return ServiceAddresses(kafka_bootstrap, registry_url, *model_server)
 
 
 @pytest.fixture
-def make_world(fault_places: ServicePlaces, tmp_path: Path) -> Iterator[MakeWorld]:
-    """Return a maker of worlds, with another cluster or model server than the shared ones."""
+def make_pipeline(addresses: ServiceAddresses, tmp_path: Path) -> Iterator[MakePipeline]:
+    """Return a maker of pipelines, with another cluster or model server than the shared ones."""
     with ExitStack() as closing:
         made = 0
 
-        def make(kafka: str | None = None, triton: Stack | None = None, **facts: Any) -> FaultWorld:
+        def make(
+            kafka: str | None = None, triton: Stack | None = None, **facts: Any
+        ) -> ServedPipeline:
             nonlocal made
             made += 1
-            root = tmp_path / f"world{made}"
+            root = tmp_path / f"pipeline{made}"
             root.mkdir()
-            places = fault_places
+            chosen = addresses
             if kafka:
-                places = replace(places, kafka=kafka)
+                chosen = replace(chosen, kafka=kafka)
             if triton:
-                grpc, models_dir = triton.triton_grpc_url, triton.models_dir
-                places = replace(places, triton_grpc=grpc, models_dir=models_dir)
-            world = FaultWorld(places, root, **facts)
-            closing.callback(world.close)
-            return world
+                grpc, models_dir = triton.model_server
+                chosen = replace(chosen, triton_grpc=grpc, models_dir=models_dir)
+            pipeline = ServedPipeline(chosen, root, **facts)
+            closing.callback(pipeline.close)
+            return pipeline
 
         yield make
 
@@ -64,9 +59,9 @@ def own_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def own_world(own_triton: Stack, make_world: MakeWorld) -> FaultWorld:
-    """Return a world whose routers ask that model server."""
-    return make_world(triton=own_triton)
+def own_pipeline(own_triton: Stack, make_pipeline: MakePipeline) -> ServedPipeline:
+    """Return a pipeline whose routers ask that model server."""
+    return make_pipeline(triton=own_triton)
 
 
 @pytest.fixture
@@ -75,19 +70,9 @@ def make_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeClust
     with ExitStack() as closing:
 
         def make(**facts: Any) -> Cluster:
-            cluster = Cluster(tmp_path_factory.mktemp("kafka"), **facts)
-            closing.callback(cluster.close)
-            cluster.start()
-            return cluster
+            return closing.enter_context(Cluster(tmp_path_factory.mktemp("kafka"), **facts))
 
         yield make
-
-
-@pytest.fixture
-def in_background() -> Iterator[Background]:
-    """Return a function that runs a call in a thread."""
-    with background_calls() as start:
-        yield start
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from harness.fault_pipeline import FaultWindow, FaultWorld
-from harness.services import ServeService, ServicePlaces
+from harness.fault_pipeline import FaultWindow, ServedPipeline
+from harness.services import ServeService, ServiceAddresses
 from harness.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(420)]
@@ -27,13 +27,18 @@ SETTINGS: Final = {
 
 
 def test_a_backlog_brings_a_second_replica_that_goes_again(
-    make_world: Callable[..., FaultWorld], fault_places: ServicePlaces, tmp_path: Path, seed: int
+    make_pipeline: Callable[..., ServedPipeline],
+    addresses: ServiceAddresses,
+    tmp_path: Path,
+    seed: int,
 ) -> None:
     # Tiny batches make a router slow enough for a backlog that a test can afford.
-    world = make_world(batching="{max_batch_rows: 4, max_in_flight: 1, commit_interval_ms: 50}")
-    world.start_ingest()
-    service = ServeService(fault_places, tmp_path, world.loaded.folder, SETTINGS)
-    with service.running(), FaultWindow(world, "autoscaling", seed) as window:
+    pipeline = make_pipeline(
+        batching="{max_batch_rows: 4, max_in_flight: 1, commit_interval_ms: 50}"
+    )
+    pipeline.start_ingest()
+    service = ServeService(addresses, tmp_path, pipeline.loaded.folder, SETTINGS)
+    with service.running(), FaultWindow(pipeline, "autoscaling", seed) as window:
         window.publish(EVENTS)
         window.note("published")
         most = 1

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka.admin import AdminClient
-from harness.fault_pipeline import FULL, SESSION_S, FaultWindow, FaultWorld
+from harness.fault_pipeline import FULL, SESSION_S, FaultWindow, ServedPipeline
 from harness.faults import FrameProxy, LostReplies, frozen
 from harness.services import counted
 from harness.stack import Broker, Cluster
 from harness.waiting import Background, eventually
 
-MakeWorld = Callable[..., FaultWorld]
+MakePipeline = Callable[..., ServedPipeline]
 MakeCluster = Callable[..., Cluster]
 pytestmark = [pytest.mark.integration]
 
@@ -55,21 +55,21 @@ def await_every_partition(window: FaultWindow) -> None:
 @pytest.mark.parametrize("brokers", [1, 3])
 def test_brokers_bounced(
     make_cluster: MakeCluster,
-    make_world: MakeWorld,
+    make_pipeline: MakePipeline,
     seed: int,
     in_background: Background,
     brokers: int,
 ) -> None:
     """Clean and hard, five rounds; with three brokers always that which leads predictions."""
     cluster = make_cluster(brokers=brokers)
-    world = make_world(cluster.bootstrap)
-    world.start_ingest()
-    with FaultWindow(world, f"F10 {brokers} brokers", seed) as window:
-        router = world.started_router()
+    pipeline = make_pipeline(cluster.bootstrap)
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, f"F10 {brokers} brokers", seed) as window:
+        router = pipeline.started_router()
         publishing = window.publishing(in_background, 75.0, PACE)
         for number in range(5):
             await_work(window)
-            victim = leader(cluster, world.topics.predictions)
+            victim = leader(cluster, pipeline.topics.predictions)
             victim.stop(signal.SIGTERM if number % 2 else signal.SIGKILL)
             cluster.start()
             window.ended(f"bounce of broker {victim.node}")
@@ -97,7 +97,7 @@ def leader(cluster: Cluster, topic: str) -> Broker:
 )
 def test_broker_frozen(
     make_cluster: MakeCluster,
-    make_world: MakeWorld,
+    make_pipeline: MakePipeline,
     seed: int,
     in_background: Background,
     times: int,
@@ -108,10 +108,10 @@ def test_broker_frozen(
     """For about as long as a session lasts, again and again; once until the router joins anew."""
     rng = random.Random(seed)
     cluster = make_cluster()
-    world = make_world(cluster.bootstrap)
-    world.start_ingest()
-    with FaultWindow(world, f"F12 {times} times", seed) as window:
-        router = world.started_router(rejoin_timeout_s=rejoin_s)
+    pipeline = make_pipeline(cluster.bootstrap)
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, f"F12 {times} times", seed) as window:
+        router = pipeline.started_router(rejoin_timeout_s=rejoin_s)
         publishing = window.publishing(in_background, times * (longest_s + 3.0), 200.0)
         for _ in range(times):
             await_every_partition(window)
@@ -124,21 +124,21 @@ def test_broker_frozen(
         assert router.stop() == 0
     assert set(report.dead_letters) <= {"decode"}, "an outage was drained into the dead letters"
     if shortest_s > SESSION_S + rejoin_s:
-        anew = counted(world.run_dir, "penstock_rebalances_total", kind="rejoined")
+        anew = counted(pipeline.run_dir, "penstock_rebalances_total", kind="rejoined")
         assert anew, "the router has not lost its patience"
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(900)
 def test_all_brokers_down(
-    make_cluster: MakeCluster, make_world: MakeWorld, seed: int, in_background: Background
+    make_cluster: MakeCluster, make_pipeline: MakePipeline, seed: int, in_background: Background
 ) -> None:
     down_s = 300.0 if FULL else 60.0
     cluster = make_cluster()
-    world = make_world(cluster.bootstrap)
-    world.start_ingest()
-    with FaultWindow(world, f"F15 {down_s:g} s", seed) as window:
-        router = world.started_router()
+    pipeline = make_pipeline(cluster.bootstrap)
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, f"F15 {down_s:g} s", seed) as window:
+        router = pipeline.started_router()
         publishing = window.publishing(in_background, down_s + 5.0, 200.0)
         await_work(window)
         cluster.brokers[0].stop(signal.SIGKILL)
@@ -162,22 +162,22 @@ def proxy(seed: int) -> Iterator[FrameProxy]:
 @pytest.mark.faults
 @pytest.mark.timeout(240)
 def test_replies_to_commits_are_lost(
-    make_cluster: MakeCluster, make_world: MakeWorld, proxy: FrameProxy, seed: int
+    make_cluster: MakeCluster, make_pipeline: MakePipeline, proxy: FrameProxy, seed: int
 ) -> None:
-    lose_replies(make_cluster, make_world, proxy, seed, commits=60, share=0.1)
+    lose_replies(make_cluster, make_pipeline, proxy, seed, commits=60, share=0.1)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
 def test_replies_to_a_thousand_commits_are_lost(
-    make_cluster: MakeCluster, make_world: MakeWorld, proxy: FrameProxy, seed: int
+    make_cluster: MakeCluster, make_pipeline: MakePipeline, proxy: FrameProxy, seed: int
 ) -> None:
-    lose_replies(make_cluster, make_world, proxy, seed, commits=1_000, share=0.05)
+    lose_replies(make_cluster, make_pipeline, proxy, seed, commits=1_000, share=0.05)
 
 
 def lose_replies(
     make_cluster: MakeCluster,
-    make_world: MakeWorld,
+    make_pipeline: MakePipeline,
     proxy: FrameProxy,
     seed: int,
     *,
@@ -191,13 +191,15 @@ def lose_replies(
     """
     cluster = make_cluster(proxied=proxy.port)
     proxy.target = cluster.brokers[0].behind
-    world = make_world(cluster.bootstrap, batching="{max_batch_rows: 100, commit_interval_ms: 20}")
-    world.start_ingest()
-    with FaultWindow(world, f"F14 {share:.0%}", seed) as window:
-        world.route_through(f"127.0.0.1:{proxy.port}")
+    pipeline = make_pipeline(
+        cluster.bootstrap, batching="{max_batch_rows: 100, commit_interval_ms: 20}"
+    )
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, f"F14 {share:.0%}", seed) as window:
+        pipeline.route_through(f"127.0.0.1:{proxy.port}")
         # While one waits for a reply that is lost, the other commits.
         facts = {"max_transaction_rows": 100, "commit_timeout_s": 1.5}
-        routers = [world.started_router(**facts) for _ in range(2)]
+        routers = [pipeline.started_router(**facts) for _ in range(2)]
         proxy.lost.share = share
 
         def enough() -> bool:
@@ -208,7 +210,7 @@ def lose_replies(
         proxy.lost.share = 0.0
         window.ended("lost replies")
         window.judge()
-        recreated = counted(world.run_dir, "penstock_transactions_total", result="recreated")
+        recreated = counted(pipeline.run_dir, "penstock_transactions_total", result="recreated")
         window.note(f"{proxy.lost.requests} EndTxn, {proxy.lost.done}, {recreated:g} new producers")
         assert [router.stop() for router in routers] == [0, 0]
     assert sum(proxy.lost.done.values()) > 0, "no reply was lost"

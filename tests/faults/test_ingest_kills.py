@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from harness.fault_pipeline import FULL, FaultWindow, FaultWorld, in_lanes
+from harness.fault_pipeline import FULL, FaultWindow, ServedPipeline, in_lanes
 from harness.kills import LOOP_KILLS, kill_loop
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
@@ -28,24 +28,26 @@ class Kill:
 
 
 @pytest.mark.timeout(1200)
-def test_ingest_killed_at_every_place(make_world: Callable[..., FaultWorld], seed: int) -> None:
+def test_ingest_killed_at_every_place(
+    make_pipeline: Callable[..., ServedPipeline], seed: int
+) -> None:
     rng = random.Random(seed)
-    worlds = [make_world() for _ in range(LANES)]
-    routers = [world.started_router() for world in worlds]
+    pipelines = [make_pipeline() for _ in range(LANES)]
+    routers = [pipeline.started_router() for pipeline in pipelines]
     turns = [Kill(place, rng.randint(1, 3), seed + n) for n, place in enumerate(LOOP_KILLS)]
-    in_lanes(worlds, turns, kill)
+    in_lanes(pipelines, turns, kill)
     assert [router.stop() for router in routers] == [0] * LANES
 
 
-def kill(world: FaultWorld, turn: Kill) -> None:
+def kill(pipeline: ServedPipeline, turn: Kill) -> None:
     """Have ingest die at a place; its successor must leave the log as if nothing happened."""
     place = f"{turn.place}:{turn.visit}"
-    with FaultWindow(world, f"F1 ingest {place}", turn.seed) as window:
+    with FaultWindow(pipeline, f"F1 ingest {place}", turn.seed) as window:
         window.publish(EVENTS)
-        first = world.start_ingest(**kill_loop("PENSTOCK_INGEST_", place))
+        first = pipeline.start_ingest(**kill_loop("PENSTOCK_INGEST_", place))
         assert first.wait(90) == -signal.SIGKILL
         window.ended(f"kill at {turn.place}")
-        second = world.start_ingest()
+        second = pipeline.start_ingest()
         report = window.judge()
         second.send_signal(signal.SIGTERM)
         assert second.wait(30) == 0

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from confluent_kafka import Producer
 from harness.clients import avro_encoder, register_schema
-from harness.fault_pipeline import FULL, VERDICTS, FaultWorld
+from harness.fault_pipeline import FULL, VERDICTS, ServedPipeline
 from harness.stack import Cluster
 from harness.waiting import Background, eventually
 from penstock_schemas.schema_files import schema_text
@@ -44,13 +44,15 @@ class Feed:
         Events to publish so far; it waits there.
     """
 
-    def __init__(self, world: FaultWorld, rng: np.random.Generator) -> None:
-        self.world = world
+    def __init__(self, pipeline: ServedPipeline, rng: np.random.Generator) -> None:
+        self.pipeline = pipeline
         self.sent = self.due = 0
         self.stop = threading.Event()
-        topic = world.topics.features
+        topic = pipeline.topics.features
         text = schema_text("feature_vector.avsc")
-        encode = avro_encoder(text, register_schema(world.places.registry, f"{topic}-value", text))
+        encode = avro_encoder(
+            text, register_schema(pipeline.addresses.registry, f"{topic}-value", text)
+        )
         now = time.time_ns() // 1_000_000
         self._chunk = [
             {
@@ -59,7 +61,7 @@ class Feed:
                         "event_id": uuid.UUID(bytes=rng.bytes(16)).hex,
                         "entity_key": f"pump-{row % 20}",
                         "event_time": now,
-                        "pipeline": world.name,
+                        "pipeline": pipeline.name,
                         "origin": None,
                         "features": rng.normal(5.0, 2.0, 4).tolist(),
                     }
@@ -70,7 +72,7 @@ class Feed:
         ]
         self._producer = Producer(
             {
-                "bootstrap.servers": world.places.kafka,
+                "bootstrap.servers": pipeline.addresses.kafka,
                 "linger.ms": 20,
                 "compression.type": "lz4",
                 "queue.buffering.max.messages": 4 * CHUNK,
@@ -83,7 +85,7 @@ class Feed:
             if self.sent >= min(self.due, predicted() + AHEAD):
                 self.stop.wait(0.01)
                 continue
-            self._producer.produce_batch(self.world.topics.features, self._chunk)
+            self._producer.produce_batch(self.pipeline.topics.features, self._chunk)
             self.sent += CHUNK
             assert self._producer.flush(60) == 0
 
@@ -91,14 +93,14 @@ class Feed:
 @pytest.mark.timeout(1500)
 def test_memory_does_not_grow_with_events(
     make_cluster: Callable[..., Cluster],
-    make_world: Callable[..., FaultWorld],
+    make_pipeline: Callable[..., ServedPipeline],
     rng: np.random.Generator,
     in_background: Background,
 ) -> None:
-    world = make_world(make_cluster().bootstrap, batching="{commit_interval_ms: 100}")
-    window = world.window()
-    router = world.started_router(max_transaction_rows=50_000)
-    feed = Feed(world, rng)
+    pipeline = make_pipeline(make_cluster().bootstrap, batching="{commit_interval_ms: 100}")
+    window = pipeline.window()
+    router = pipeline.started_router(max_transaction_rows=50_000)
+    feed = Feed(pipeline, rng)
     done = 0
 
     def caught_up() -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from harness.fault_pipeline import FaultWorld, VectorStream
+from harness.fault_pipeline import ServedPipeline, VectorStream
 from harness.models import MAX_ROWS, MODEL_WIDTH, tiny_onnx, unserve
 from harness.waiting import eventually
 from penstock_registry.client import RegistryClient, RegistrySettings
@@ -19,7 +19,7 @@ from penstock_streaming.settings import KafkaSettings
 from penstock_training.publish import Deployment, find_template, publish, served_name
 from penstock_training.tracking import digest_of
 
-MakeWorld = Callable[..., FaultWorld]
+MakePipeline = Callable[..., ServedPipeline]
 pytestmark = [pytest.mark.integration]
 
 RATE = 300.0
@@ -29,20 +29,24 @@ SLACK_MS = 250.0
 """What a busy machine may add to a percentile of so few seconds, milliseconds."""
 
 
-def published(world: FaultWorld, number: str) -> ModelVersion:
+def published(pipeline: ServedPipeline, number: str) -> ModelVersion:
     """Publish a version, not loaded, and return it as a routing state names it."""
-    name, content = served_name(world.name, number), tiny_onnx(-4.0)
+    name, content = served_name(pipeline.name, number), tiny_onnx(-4.0)
     template = find_template(Path(__file__))
-    publish(world.places.models_dir, Deployment(name, MODEL_WIDTH, MAX_ROWS, content), template)
+    publish(
+        pipeline.addresses.models_dir, Deployment(name, MODEL_WIDTH, MAX_ROWS, content), template
+    )
     digest = digest_of(content)
-    return ModelVersion(world.name, number, name, "champion", 100, digest, "none", "serving")
+    return ModelVersion(pipeline.name, number, name, "champion", 100, digest, "none", "serving")
 
 
-def order(world: FaultWorld, change: Callable[[RoutingState], tuple[ModelVersion, ...]]) -> None:
+def order(
+    pipeline: ServedPipeline, change: Callable[[RoutingState], tuple[ModelVersion, ...]]
+) -> None:
     """Write the next routing state."""
-    registry = RegistryClient(RegistrySettings(url=world.places.registry))
-    kafka = KafkaSettings(bootstrap_servers=world.places.kafka)
-    topic = RoutingTopic(kafka, registry, world.topics.models, world.name)
+    registry = RegistryClient(RegistrySettings(url=pipeline.addresses.registry))
+    kafka = KafkaSettings(bootstrap_servers=pipeline.addresses.kafka)
+    topic = RoutingTopic(kafka, registry, pipeline.topics.models, pipeline.name)
 
     def following(now: RoutingState | None) -> RoutingState:
         assert now is not None
@@ -62,18 +66,18 @@ def sleep_to(until: float) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_swap_under_load_fails_nothing(make_world: MakeWorld) -> None:
-    world = make_world(batching=FAST)
-    world.started_router()
-    second = published(world, "2")
+def test_swap_under_load_fails_nothing(make_pipeline: MakePipeline) -> None:
+    pipeline = make_pipeline(batching=FAST)
+    pipeline.started_router()
+    second = published(pipeline, "2")
     try:
-        with VectorStream(world, RATE) as stream:
+        with VectorStream(pipeline, RATE) as stream:
             eventually(lambda: len(stream.answers) > RATE, 60, "it flows", unless=stream.still_runs)
             steady = time.monotonic()
             sleep_to(steady + STEADY_S)
             swap = time.monotonic()
             order(
-                world,
+                pipeline,
                 lambda now: (
                     second,
                     replace(now.versions[0], alias="", weight=0, state="draining"),
@@ -89,7 +93,7 @@ def test_swap_under_load_fails_nothing(make_world: MakeWorld) -> None:
             end = time.monotonic()
             sleep_to(end + 0.5)
     finally:
-        unserve(world.places, second.served_as)
+        unserve(pipeline.addresses, second.served_as)
     assert {len(said) for said in stream.answers.values()} == {1}, "each exactly once"
     outcomes = Counter(said[0]["outcome"] for said in stream.answers.values())
     assert set(outcomes) == {"predicted"}

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from harness.fault_pipeline import FULL, FaultWindow, FaultWorld, await_ready, in_lanes
+from harness.fault_pipeline import FULL, FaultWindow, ServedPipeline, await_ready, in_lanes
 from harness.faults import frozen
 from harness.kills import LOOP_KILLS
 from harness.services import BareRouter
 from harness.waiting import Background, eventually
 
-MakeWorld = Callable[..., FaultWorld]
+MakePipeline = Callable[..., ServedPipeline]
 pytestmark = [pytest.mark.integration]
 
 LEAVES_ABORTED_OUTPUTS = {"mid_produce", "after_flush"}
@@ -35,13 +35,13 @@ class Kill:
     events: int
 
 
-def kill(world: FaultWorld, turn: Kill) -> None:
+def kill(pipeline: ServedPipeline, turn: Kill) -> None:
     """Have a router die at a place; its successor must leave the log as if nothing happened."""
     place = turn.place
     visit = random.Random(turn.seed).randint(1, 3)
-    with FaultWindow(world, f"F1 {place}:{visit}", turn.seed) as window:
+    with FaultWindow(pipeline, f"F1 {place}:{visit}", turn.seed) as window:
         window.publish(turn.events)
-        first = world.start_router(f"{place}:{visit}")
+        first = pipeline.start_router(f"{place}:{visit}")
 
         def is_dead() -> bool:
             """Give it more to do: what was published may be done before the last visit."""
@@ -51,7 +51,7 @@ def kill(world: FaultWorld, turn: Kill) -> None:
         eventually(is_dead, 90, f"a kill at {place}:{visit}")
         assert first.wait(1) == -signal.SIGKILL
         window.ended(f"kill at {place}")
-        second = world.start_router()
+        second = pipeline.start_router()
         report = window.judge()
         assert second.stop() == 0
     if place in LEAVES_ABORTED_OUTPUTS:
@@ -59,32 +59,32 @@ def kill(world: FaultWorld, turn: Kill) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_killed_in_a_transaction(make_world: MakeWorld, seed: int) -> None:
-    worlds = [make_world() for _ in QUICK_PLACES]
-    worlds[0].start_ingest(others=worlds[1:])
-    in_lanes(worlds, [Kill(place, seed, 3_000) for place in QUICK_PLACES], kill)
+def test_killed_in_a_transaction(make_pipeline: MakePipeline, seed: int) -> None:
+    pipelines = [make_pipeline() for _ in QUICK_PLACES]
+    pipelines[0].start_ingest(others=pipelines[1:])
+    in_lanes(pipelines, [Kill(place, seed, 3_000) for place in QUICK_PLACES], kill)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
-def test_killed_at_every_place(make_world: MakeWorld, seed: int) -> None:
-    worlds = [make_world() for _ in range(LANES)]
-    worlds[0].start_ingest(others=worlds[1:])
+def test_killed_at_every_place(make_pipeline: MakePipeline, seed: int) -> None:
+    pipelines = [make_pipeline() for _ in range(LANES)]
+    pipelines[0].start_ingest(others=pipelines[1:])
     seeds = [seed + n for n in range(20 if FULL else 5)]
-    in_lanes(worlds, [Kill(place, s, 20_000) for s in seeds for place in LOOP_KILLS], kill)
+    in_lanes(pipelines, [Kill(place, s, 20_000) for s in seeds for place in LOOP_KILLS], kill)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(300)
-def test_judge_sees_what_transactions_prevent(make_world: MakeWorld, seed: int) -> None:
+def test_judge_sees_what_transactions_prevent(make_pipeline: MakePipeline, seed: int) -> None:
     """The same kill without transactions must be found out, or these tests prove nothing."""
-    world = make_world()
-    world.start_ingest()
-    with FaultWindow(world, "F1 at least once", seed) as window:
+    pipeline = make_pipeline()
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, "F1 at least once", seed) as window:
         window.publish(3_000)
-        first = world.start_router("after_flush:1", delivery="at_least_once")
+        first = pipeline.start_router("after_flush:1", delivery="at_least_once")
         assert first.wait(90) == -signal.SIGKILL
-        second = world.start_router(delivery="at_least_once")
+        second = pipeline.start_router(delivery="at_least_once")
         with pytest.raises(AssertionError, match="I2 no duplicate"):
             window.judge()
         assert second.stop() == 0
@@ -93,8 +93,8 @@ def test_judge_sees_what_transactions_prevent(make_world: MakeWorld, seed: int) 
 class Fleet:
     """Routers that come and go."""
 
-    def __init__(self, world: FaultWorld, count: int) -> None:
-        self.world = world
+    def __init__(self, pipeline: ServedPipeline, count: int) -> None:
+        self.pipeline = pipeline
         self.routers: list[BareRouter] = []
         for _ in range(count):
             self.add()
@@ -106,7 +106,7 @@ class Fleet:
     def add(self) -> None:
         # Outputs go to the broker at once, not with their commit: else a kill seldom finds any
         # there that are not committed.
-        self.routers.append(self.world.start_router(linger_s=0.0))
+        self.routers.append(self.pipeline.start_router(linger_s=0.0))
 
     def stop(self) -> None:
         for router in self.routers:
@@ -115,13 +115,17 @@ class Fleet:
 
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
-def test_killed_at_random(make_world: MakeWorld, seed: int, in_background: Background) -> None:
+def test_killed_at_random(
+    make_pipeline: MakePipeline, seed: int, in_background: Background
+) -> None:
     rng, chaos_s = random.Random(seed), 600.0 if FULL else 90.0
     # A transaction is open most of the time, so that kills find one.
-    world = make_world(partitions=3, batching="{max_batch_rows: 400, commit_interval_ms: 500}")
-    world.start_ingest()
-    with FaultWindow(world, "F2", seed) as window:
-        fleet = Fleet(world, 2)
+    pipeline = make_pipeline(
+        partitions=3, batching="{max_batch_rows: 400, commit_interval_ms: 500}"
+    )
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, "F2", seed) as window:
+        fleet = Fleet(pipeline, 2)
         await_ready(fleet.routers)
         publishing = window.publishing(in_background, chaos_s, PACE)
         while window.age_s < chaos_s:
@@ -145,13 +149,13 @@ def pause(seconds: float) -> None:
 @pytest.mark.faults
 @pytest.mark.timeout(400)
 def test_sigterm_leaves_no_open_transaction(
-    make_world: MakeWorld, seed: int, in_background: Background
+    make_pipeline: MakePipeline, seed: int, in_background: Background
 ) -> None:
     rng, rounds = random.Random(seed), 8
-    world = make_world()
-    world.start_ingest()
-    with FaultWindow(world, "F3", seed) as window:
-        router = world.started_router()
+    pipeline = make_pipeline()
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, "F3", seed) as window:
+        router = pipeline.started_router()
         publishing = window.publishing(in_background, rounds * 8.0, PACE)
         for _ in range(rounds):
             pause(rng.uniform(0.5, 2.0))
@@ -163,7 +167,7 @@ def test_sigterm_leaves_no_open_transaction(
                 every_s=0.05,
             )
             window.ended("SIGTERM")
-            router = world.started_router()
+            router = pipeline.started_router()
         publishing.join()
         report = window.judge(counted=True)
         assert router.stop() == 0
@@ -173,19 +177,19 @@ def test_sigterm_leaves_no_open_transaction(
 @pytest.mark.faults
 @pytest.mark.timeout(400)
 def test_zombie_that_wakes_after_a_minute_is_fenced(
-    make_world: MakeWorld, seed: int, in_background: Background
+    make_pipeline: MakePipeline, seed: int, in_background: Background
 ) -> None:
     frozen_s = 60.0
-    world = make_world(batching="{max_batch_rows: 400, commit_interval_ms: 500}")
-    world.start_ingest()
-    with FaultWindow(world, "F4", seed) as window:
-        zombie = world.started_router()
+    pipeline = make_pipeline(batching="{max_batch_rows: 400, commit_interval_ms: 500}")
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, "F4", seed) as window:
+        zombie = pipeline.started_router()
         publishing = window.publishing(in_background, frozen_s + 20.0, PACE)
         eventually(
             lambda: window.run.has_open_transaction("inference"), 30, "it is in one", every_s=0.0
         )
         with frozen([zombie.pid]):
-            heir = world.started_router()
+            heir = pipeline.started_router()
             pause(frozen_s)
         window.ended("SIGSTOP 60 s")
         publishing.join()
@@ -196,12 +200,14 @@ def test_zombie_that_wakes_after_a_minute_is_fenced(
 
 @pytest.mark.faults
 @pytest.mark.timeout(1200)
-def test_workers_come_and_go(make_world: MakeWorld, seed: int, in_background: Background) -> None:
+def test_workers_come_and_go(
+    make_pipeline: MakePipeline, seed: int, in_background: Background
+) -> None:
     rng, chaos_s = random.Random(seed), 300.0 if FULL else 90.0
-    world = make_world(partitions=3)
-    world.start_ingest()
-    with FaultWindow(world, "F17", seed) as window:
-        fleet = Fleet(world, 1)
+    pipeline = make_pipeline(partitions=3)
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, "F17", seed) as window:
+        fleet = Fleet(pipeline, 1)
         await_ready(fleet.routers)
         publishing = window.publishing(in_background, chaos_s, PACE)
         while window.age_s < chaos_s:
@@ -221,14 +227,14 @@ def test_workers_come_and_go(make_world: MakeWorld, seed: int, in_background: Ba
 
 @pytest.mark.faults
 @pytest.mark.timeout(300)
-def test_partitions_grow_live(make_world: MakeWorld, seed: int) -> None:
-    world = make_world(partitions=2)
-    world.start_ingest()
-    with FaultWindow(world, "F20", seed) as window:
-        router = world.started_router()
+def test_partitions_grow_live(make_pipeline: MakePipeline, seed: int) -> None:
+    pipeline = make_pipeline(partitions=2)
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, "F20", seed) as window:
+        router = pipeline.started_router()
         window.publish(2_000)
-        world.apply_topics(4)
-        world.connect()
+        pipeline.apply_topics(4)
+        pipeline.connect()
         window.publish(3_000)  # some of it to partitions that neither service knows yet
         window.ended("partitions added")
         window.judge()

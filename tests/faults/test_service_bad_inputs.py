@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from confluent_kafka import Producer
 from harness.clients import Published, avro_encoder
-from harness.fault_pipeline import FaultWindow, FaultWorld, now_ms
+from harness.fault_pipeline import FaultWindow, ServedPipeline, now_ms
 from harness.records import RawMessage, Refused, Row, in_time, odd_events, odd_vectors, send
 from harness.services import counted
 from harness.waiting import eventually
@@ -17,7 +17,7 @@ from penstock_ledger.decoding import header_text
 from penstock_ledger.records import RawRecord
 from penstock_schemas.schema_files import schema_text
 
-MakeWorld = Callable[..., FaultWorld]
+MakePipeline = Callable[..., ServedPipeline]
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 BACK_S = 60.0
@@ -26,15 +26,15 @@ BOMB_BYTES = 48 * 1024 * 1024
 
 
 @pytest.fixture
-def world(make_world: MakeWorld) -> FaultWorld:
-    made: FaultWorld = make_world()
+def pipeline(make_pipeline: MakePipeline) -> ServedPipeline:
+    made: ServedPipeline = make_pipeline()
     return made
 
 
-def put(world: FaultWorld, published: Published, becomes: str, message: RawMessage) -> None:
+def put(pipeline: ServedPipeline, published: Published, becomes: str, message: RawMessage) -> None:
     """Send an odd event and note what it must become."""
     partition = published.events % 2
-    offset = send(world.places.kafka, world.topics.events, partition, message)
+    offset = send(pipeline.addresses.kafka, pipeline.topics.events, partition, message)
     published.events += 1
     if becomes == "skip":
         published.tombstones += 1
@@ -42,22 +42,22 @@ def put(world: FaultWorld, published: Published, becomes: str, message: RawMessa
         published.bad[partition, offset] = becomes
 
 
-def rows(world: FaultWorld, seed: int) -> Iterator[Row]:
+def rows(pipeline: ServedPipeline, seed: int) -> Iterator[Row]:
     while True:
-        for row, _ in world.rows(50, seed):
+        for row, _ in pipeline.rows(50, seed):
             yield row
 
 
-def test_every_odd_event_has_its_outcome(world: FaultWorld, seed: int) -> None:
-    fresh = rows(world, seed)
-    cases = list(odd_events(lambda: next(fresh), world.producer.encode))
+def test_every_odd_event_has_its_outcome(pipeline: ServedPipeline, seed: int) -> None:
+    fresh = rows(pipeline, seed)
+    cases = list(odd_events(lambda: next(fresh), pipeline.producer.encode))
     random.Random(seed).shuffle(cases)
-    ingest, router = world.start_ingest(), world.start_router()
-    with FaultWindow(world, f"odd events, seed {seed}", seed) as window:
+    ingest, router = pipeline.start_ingest(), pipeline.start_router()
+    with FaultWindow(pipeline, f"odd events, seed {seed}", seed) as window:
         window.publish(NEIGHBOURS)
         for _, becomes, message in cases:
-            put(world, window.published, becomes, message)
-        publish_and_abort(world)
+            put(pipeline, window.published, becomes, message)
+        publish_and_abort(pipeline)
         window.publish(NEIGHBOURS)
         window.judge()
     assert len(cases) > 60
@@ -65,37 +65,40 @@ def test_every_odd_event_has_its_outcome(world: FaultWorld, seed: int) -> None:
     assert router.stop() == 0
 
 
-def publish_and_abort(world: FaultWorld) -> None:
+def publish_and_abort(pipeline: ServedPipeline) -> None:
     """Write good events in a transaction that is taken back: nobody may see them."""
     producer = Producer(
-        {"bootstrap.servers": world.places.kafka, "transactional.id": f"abort-{world.name}"}
+        {
+            "bootstrap.servers": pipeline.addresses.kafka,
+            "transactional.id": f"abort-{pipeline.name}",
+        }
     )
     producer.init_transactions(BACK_S)
     producer.begin_transaction()
-    for row, _ in world.rows(20, 1):
-        producer.produce(world.topics.events, world.producer.encode(row), b"k")
+    for row, _ in pipeline.rows(20, 1):
+        producer.produce(pipeline.topics.events, pipeline.producer.encode(row), b"k")
     assert producer.flush(BACK_S) == 0
     producer.abort_transaction(BACK_S)
 
 
 @pytest.mark.faults
-def test_batch_that_lies_about_its_codec_is_refused_by_the_broker(world: FaultWorld) -> None:
+def test_batch_that_lies_about_its_codec_is_refused_by_the_broker(pipeline: ServedPipeline) -> None:
     with pytest.raises(Refused):
-        send(world.places.kafka, world.topics.events, 0, RawMessage(b"bad", codec=4))
+        send(pipeline.addresses.kafka, pipeline.topics.events, 0, RawMessage(b"bad", codec=4))
 
 
 @pytest.mark.faults
 def test_headers_that_are_no_text_cost_a_dead_letter_its_headers_only(
-    world: FaultWorld, seed: int
+    pipeline: ServedPipeline, seed: int
 ) -> None:
     """After dozens of readable ones: the interpreter checks less of a call that it makes often."""
     message = RawMessage(b"bad", key=b"\xff", headers=((b"\xff\xfe", b"1"),))
-    ingest = world.start_ingest()
-    run = world.window()
+    ingest = pipeline.start_ingest()
+    run = pipeline.window()
     for number in range(NEIGHBOURS):
         plain = RawMessage(b"bad-%d" % number, headers=((b"a", b"1"),))
-        send(world.places.kafka, world.topics.events, 0, plain)
-    send(world.places.kafka, world.topics.events, 0, message)
+        send(pipeline.addresses.kafka, pipeline.topics.events, 0, plain)
+    send(pipeline.addresses.kafka, pipeline.topics.events, 0, message)
 
     def last() -> RawRecord | None:
         letters = run.records("events_dlq")
@@ -113,11 +116,11 @@ def alive(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.mark.faults
-def test_every_odd_vector_has_its_outcome(world: FaultWorld, seed: int) -> None:
-    world.start_ingest()
-    router = world.started_router()
-    first = world.window()
-    world.publish(60, seed)
+def test_every_odd_vector_has_its_outcome(pipeline: ServedPipeline, seed: int) -> None:
+    pipeline.start_ingest()
+    router = pipeline.started_router()
+    first = pipeline.window()
+    pipeline.publish(60, seed)
     first.drain(BACK_S)
     (template, *_) = first.decoded("features")
     text = schema_text("feature_vector.avsc")
@@ -125,9 +128,11 @@ def test_every_odd_vector_has_its_outcome(world: FaultWorld, seed: int) -> None:
     encode = avro_encoder(text, int.from_bytes((raw.value or b"")[1:5], "big"))
     cases = list(odd_vectors(template, encode))
     random.Random(seed).shuffle(cases)
-    run, sent = world.window(), {}
+    run, sent = pipeline.window(), {}
     for what, becomes, message in cases:
-        offset = send(world.places.kafka, world.topics.features, 0, in_time(message, now_ms()))
+        offset = send(
+            pipeline.addresses.kafka, pipeline.topics.features, 0, in_time(message, now_ms())
+        )
         sent[offset] = (what, becomes, message)
     eventually(lambda: run.backlog("inference") == 0, BACK_S, "all is worked off")
     dead = {
@@ -147,14 +152,14 @@ def test_every_odd_vector_has_its_outcome(world: FaultWorld, seed: int) -> None:
 
 @pytest.mark.faults
 def test_record_that_unpacks_to_more_than_any_topic_takes_stops_nobody(
-    world: FaultWorld, seed: int
+    pipeline: ServedPipeline, seed: int
 ) -> None:
     """48 MiB in 48 KiB: neither its outputs nor its dead letter can be written as they are."""
-    ingest, router = world.start_ingest(), world.start_router()
+    ingest, router = pipeline.start_ingest(), pipeline.start_router()
     bomb = RawMessage(b"\x01" * BOMB_BYTES, codec=1, zipped=True)
-    run, published = world.window(), world.publish(NEIGHBOURS, seed)
-    put(world, published, "oversize", bomb)
-    world.publish(NEIGHBOURS, seed + 1, published)
+    run, published = pipeline.window(), pipeline.publish(NEIGHBOURS, seed)
+    put(pipeline, published, "oversize", bomb)
+    pipeline.publish(NEIGHBOURS, seed + 1, published)
     run.drain(BACK_S)
     # The value is left out, so the bytes differ, by design.
     report = run.report(published, skip=("I7 dead letter bytes",))
@@ -165,4 +170,4 @@ def test_record_that_unpacks_to_more_than_any_topic_takes_stops_nobody(
     assert f"{BOMB_BYTES} bytes left out" in why
     assert ingest.poll() is None, "ingest has died of it"
     assert router.stop() == 0
-    assert counted(world.run_dir, "penstock_transactions_total", outcome="aborted") == 0
+    assert counted(pipeline.run_dir, "penstock_transactions_total", outcome="aborted") == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.fault_pipeline import KINDS, FaultWindow, FaultWorld, Rollout
+from harness.fault_pipeline import KINDS, FaultWindow, Rollout, ServedPipeline
 from harness.waiting import Background, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(400)]
@@ -14,12 +14,12 @@ BACK_S = 60.0
 
 @pytest.mark.parametrize("kind", KINDS[:3])
 def test_champion_that_cannot_serve_leaves_the_old_one_serving(
-    own_world: FaultWorld, seed: int, in_background: Background, kind: str
+    own_pipeline: ServedPipeline, seed: int, in_background: Background, kind: str
 ) -> None:
-    own_world.start_ingest()
-    rollout = Rollout(own_world)
-    with FaultWindow(own_world, f"F25 champion {kind}", seed) as window:
-        router = own_world.started_router()
+    own_pipeline.start_ingest()
+    rollout = Rollout(own_pipeline)
+    with FaultWindow(own_pipeline, f"F25 champion {kind}", seed) as window:
+        router = own_pipeline.started_router()
         publishing = window.publishing(in_background, 12.0, PACE)
         eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
         rollout.champion(rollout.publish(kind))

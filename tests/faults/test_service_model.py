@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.fault_pipeline import KINDS, FaultWindow, FaultWorld, Rollout
+from harness.fault_pipeline import KINDS, FaultWindow, Rollout, ServedPipeline
 from harness.faults import kill
 from harness.services import BareRouter, counted
 from harness.stack import Stack
@@ -29,12 +29,16 @@ def go_on(window: FaultWindow, router: BareRouter) -> None:
 
 @pytest.mark.parametrize("victim", ["tritonserver", STUB])
 def test_killed_server_or_stub_comes_back_and_nothing_dies(
-    own_world: FaultWorld, own_triton: Stack, seed: int, in_background: Background, victim: str
+    own_pipeline: ServedPipeline,
+    own_triton: Stack,
+    seed: int,
+    in_background: Background,
+    victim: str,
 ) -> None:
     rounds = 2
-    own_world.start_ingest()
-    with FaultWindow(own_world, f"F9 {victim}", seed) as window:
-        router = own_world.started_router()
+    own_pipeline.start_ingest()
+    with FaultWindow(own_pipeline, f"F9 {victim}", seed) as window:
+        router = own_pipeline.started_router()
         publishing = window.publishing(in_background, rounds * 20.0, PACE)
         eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
         for _ in range(rounds):
@@ -52,12 +56,12 @@ def test_killed_server_or_stub_comes_back_and_nothing_dies(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bad_canary_costs_no_event_its_prediction(
-    own_world: FaultWorld, seed: int, in_background: Background, kind: str
+    own_pipeline: ServedPipeline, seed: int, in_background: Background, kind: str
 ) -> None:
-    own_world.start_ingest()
-    rollout = Rollout(own_world)
-    with FaultWindow(own_world, f"F25 canary {kind}", seed) as window:
-        router = own_world.started_router()
+    own_pipeline.start_ingest()
+    rollout = Rollout(own_pipeline)
+    with FaultWindow(own_pipeline, f"F25 canary {kind}", seed) as window:
+        router = own_pipeline.started_router()
         publishing = window.publishing(in_background, 15.0, PACE)
         eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
         rollout.canary(rollout.publish(kind), SHARE)
@@ -65,8 +69,8 @@ def test_bad_canary_costs_no_event_its_prediction(
         window.ended(f"canary: {kind}")
         window.judge()
         versions = {p["model_version"] for p in window.run.decoded("predictions")}
-        fallbacks = counted(own_world.run_dir, "penstock_inference_canary_fallbacks_total")
-        out = counted(own_world.run_dir, "penstock_inference_canary_out")
+        fallbacks = counted(own_pipeline.run_dir, "penstock_inference_canary_fallbacks_total")
+        out = counted(own_pipeline.run_dir, "penstock_inference_canary_out")
         window.note(f"versions {versions}, {fallbacks:.0f} rows fell back, out {out:.0f}")
         assert versions == {"1"}
         assert fallbacks or out, "the canary was never tried: this proves nothing"

@@ -10,7 +10,7 @@ from harness.clients import avro_encoder, register_schema
 from harness.fault_pipeline import (
     FULL,
     FaultWindow,
-    FaultWorld,
+    ServedPipeline,
     assert_nothing_dies,
     await_standstill,
     circuit,
@@ -24,7 +24,7 @@ from harness.faults import OutageProxy
 from harness.services import BareRouter, counted
 from harness.waiting import Background, eventually, holds_for
 
-MakeWorld = Callable[..., FaultWorld]
+MakePipeline = Callable[..., ServedPipeline]
 pytestmark = [pytest.mark.integration]
 
 PACE = 500.0
@@ -37,27 +37,27 @@ IN_FLIGHT = 2
 
 
 @pytest.fixture
-def world(make_world: MakeWorld) -> FaultWorld:
-    made: FaultWorld = make_world()
+def pipeline(make_pipeline: MakePipeline) -> ServedPipeline:
+    made: ServedPipeline = make_pipeline()
     return made
 
 
 @pytest.fixture
-def triton(world: FaultWorld) -> Iterator[OutageProxy]:
-    with OutageProxy(world.places.triton_grpc) as proxy:
+def triton(pipeline: ServedPipeline) -> Iterator[OutageProxy]:
+    with OutageProxy(pipeline.addresses.triton_grpc) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def registry(world: FaultWorld) -> Iterator[OutageProxy]:
-    target = world.places.registry.partition("://")[2].partition("/")[0]
+def registry(pipeline: ServedPipeline) -> Iterator[OutageProxy]:
+    target = pipeline.addresses.registry.partition("://")[2].partition("/")[0]
     with OutageProxy(target) as proxy:
         yield proxy
 
 
-def routed(world: FaultWorld, triton: OutageProxy, **loop: float) -> BareRouter:
-    with seen_through(world, triton_grpc=triton.address):
-        return world.started_router(**loop)
+def routed(pipeline: ServedPipeline, triton: OutageProxy, **loop: float) -> BareRouter:
+    with seen_through(pipeline, triton_grpc=triton.address):
+        return pipeline.started_router(**loop)
 
 
 def go_on(window: FaultWindow, router: BareRouter) -> None:
@@ -69,18 +69,18 @@ def go_on(window: FaultWindow, router: BareRouter) -> None:
 @pytest.mark.timeout(900 if FULL else 300)
 @pytest.mark.parametrize("how", HOW)
 def test_model_server_away_opens_the_circuit_and_loses_nothing(
-    world: FaultWorld, triton: OutageProxy, seed: int, in_background: Background, how: str
+    pipeline: ServedPipeline, triton: OutageProxy, seed: int, in_background: Background, how: str
 ) -> None:
     away_s = 600.0 if FULL else 6.0
-    world.start_ingest()
-    with FaultWindow(world, f"F22 {how}", seed) as window:
-        router = routed(world, triton)
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, f"F22 {how}", seed) as window:
+        router = routed(pipeline, triton)
         publishing = window.publishing(in_background, away_s + 12.0, PACE)
         eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
-        moves, before = rebalances(world), resident_mib(router)
+        moves, before = rebalances(pipeline), resident_mib(router)
         triton.down() if how == "down" else triton.hang()
         began = window.age_s
-        eventually(lambda: not circuit(world, "closed"), OPENS_S, "it opens", every_s=0.05)
+        eventually(lambda: not circuit(pipeline, "closed"), OPENS_S, "it opens", every_s=0.05)
         opened_s = window.age_s - began
         done = await_standstill(window)
         assert_nothing_dies(window, done, away_s)
@@ -88,11 +88,11 @@ def test_model_server_away_opens_the_circuit_and_loses_nothing(
         triton.up()
         window.ended(f"model server {how}")
         go_on(window, router)
-        eventually(lambda: circuit(world, "closed"), BACK_S, "the circuit closes")
+        eventually(lambda: circuit(pipeline, "closed"), BACK_S, "the circuit closes")
         publishing.join()
         window.judge()
         window.note(f"opened after {opened_s:.1f} s, {grown:.0f} MiB grown")
-        assert rebalances(world) == moves
+        assert rebalances(pipeline) == moves
         assert grown <= GROWTH_MIB
         assert router.stop() == 0
 
@@ -100,30 +100,30 @@ def test_model_server_away_opens_the_circuit_and_loses_nothing(
 @pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_slow_model_server_is_waited_for(
-    world: FaultWorld, triton: OutageProxy, seed: int, in_background: Background
+    pipeline: ServedPipeline, triton: OutageProxy, seed: int, in_background: Background
 ) -> None:
     """Fifty times slower, and then slower than its deadline of two seconds."""
-    world.start_ingest()
-    with FaultWindow(world, "F23", seed) as window:
-        router = routed(world, triton)
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, "F23", seed) as window:
+        router = routed(pipeline, triton)
         publishing = window.publishing(in_background, 40.0, PACE)
         eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
         before = resident_mib(router)
         triton.slow(0.15)
         at = window.run.done("inference")
         eventually(lambda: window.run.done("inference") > at + 1_000, BACK_S, "it works, slowly")
-        assert counted(world.run_dir, "penstock_in_flight_batches") <= IN_FLIGHT
-        assert counted(world.run_dir, "penstock_model_deadline_hits_total") == 0
+        assert counted(pipeline.run_dir, "penstock_in_flight_batches") <= IN_FLIGHT
+        assert counted(pipeline.run_dir, "penstock_model_deadline_hits_total") == 0
         triton.slow(3.0)
         hits = eventually(
-            lambda: counted(world.run_dir, "penstock_model_deadline_hits_total"),
+            lambda: counted(pipeline.run_dir, "penstock_model_deadline_hits_total"),
             BACK_S,
             "deadline hits are counted",
         )
-        eventually(lambda: circuit(world, "open"), BACK_S, "the circuit opens", every_s=0.05)
+        eventually(lambda: circuit(pipeline, "open"), BACK_S, "the circuit opens", every_s=0.05)
         done = await_standstill(window)
         assert_nothing_dies(window, done, 5.0)
-        assert counted(world.run_dir, "penstock_in_flight_batches") <= IN_FLIGHT
+        assert counted(pipeline.run_dir, "penstock_in_flight_batches") <= IN_FLIGHT
         grown = resident_mib(router) - before
         triton.up()
         window.ended("slow model server")
@@ -138,16 +138,16 @@ def test_slow_model_server_is_waited_for(
 @pytest.mark.faults
 @pytest.mark.timeout(300)
 def test_call_longer_than_the_poll_interval_costs_no_rebalance(
-    world: FaultWorld, triton: OutageProxy, seed: int, in_background: Background
+    pipeline: ServedPipeline, triton: OutageProxy, seed: int, in_background: Background
 ) -> None:
     interval_s, call_s = 6.0, 10.0
-    set_timeout(world, 25.0)
-    world.start_ingest()
-    with FaultWindow(world, "F19", seed) as window:
-        router = routed(world, triton, max_poll_interval_s=interval_s)
+    set_timeout(pipeline, 25.0)
+    pipeline.start_ingest()
+    with FaultWindow(pipeline, "F19", seed) as window:
+        router = routed(pipeline, triton, max_poll_interval_s=interval_s)
         publishing = window.publishing(in_background, 30.0, PACE)
         eventually(lambda: window.run.done("inference") > 1_000, BACK_S, "work is under way")
-        moves = rebalances(world)
+        moves = rebalances(pipeline)
         triton.slow(call_s)
         stopped = await_standstill(window)
         eventually(lambda: window.run.done("inference") > stopped, 2 * call_s, "one call's worth")
@@ -155,7 +155,7 @@ def test_call_longer_than_the_poll_interval_costs_no_rebalance(
         window.ended("slow calls")
         publishing.join()
         window.judge()
-        assert rebalances(world) == moves
+        assert rebalances(pipeline) == moves
         assert router.stop() == 0
 
 
@@ -163,17 +163,17 @@ def test_call_longer_than_the_poll_interval_costs_no_rebalance(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", HOW)
 def test_registry_away_at_the_start_and_for_an_unknown_id(
-    world: FaultWorld, registry: OutageProxy, seed: int, how: str
+    pipeline: ServedPipeline, registry: OutageProxy, seed: int, how: str
 ) -> None:
     """What has been asked for once goes on; what has not is waited for, and never a dead letter."""
     away = registry.down if how == "down" else registry.hang
     note = {"name": "note", "type": ["null", "string"], "default": None}
-    event = json.loads(world.loaded.event_schema)
+    event = json.loads(pipeline.loaded.event_schema)
     newer = json.dumps({**event, "fields": [*event["fields"], note]})
-    with FaultWindow(world, f"F26 {how}", seed) as window:
+    with FaultWindow(pipeline, f"F26 {how}", seed) as window:
         away()
-        with seen_through(world, registry=registry_behind(world, registry.address)):
-            ingest, router = world.start_ingest(), world.start_router()
+        with seen_through(pipeline, registry=registry_behind(pipeline, registry.address)):
+            ingest, router = pipeline.start_ingest(), pipeline.start_router()
         window.publish(300)
         holds_for(lambda: window.run.done("ingest") == 0, 8.0, "nothing is worked on")
         registry.up()
@@ -183,8 +183,10 @@ def test_registry_away_at_the_start_and_for_an_unknown_id(
         away()
         window.publish(1_000)
         window.run.drain(BACK_S)  # every id is known
-        unknown = register_schema(world.places.registry, f"{world.topics.events}-value", newer)
-        world.producer.encode = avro_encoder(newer, unknown)
+        unknown = register_schema(
+            pipeline.addresses.registry, f"{pipeline.topics.events}-value", newer
+        )
+        pipeline.producer.encode = avro_encoder(newer, unknown)
         done = window.run.done("ingest")
         window.publish(200)
         eventually(lambda: window.run.backlog("ingest") > 0, BACK_S, "an unknown id is waited for")

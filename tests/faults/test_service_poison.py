@@ -9,12 +9,12 @@ from functools import partial
 import pytest
 from confluent_kafka import KafkaError, Message, Producer
 from harness.clients import Published
-from harness.fault_pipeline import FaultWindow, FaultWorld, now_ms
+from harness.fault_pipeline import FaultWindow, ServedPipeline, now_ms
 from harness.judges import scrape, total
 from harness.stack import free_port
 from harness.waiting import eventually, holds_for
 
-MakeWorld = Callable[..., FaultWorld]
+MakePipeline = Callable[..., ServedPipeline]
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 BACK_S = 60.0
@@ -32,21 +32,21 @@ class Feed:
         Of the events and of which are bad.
     """
 
-    def __init__(self, world: FaultWorld, published: Published, seed: int) -> None:
-        self.world, self.published = world, published
+    def __init__(self, pipeline: ServedPipeline, published: Published, seed: int) -> None:
+        self.pipeline, self.published = pipeline, published
         self._rng = random.Random(seed)
         self._seed = seed
         self._producer = Producer(
-            {"bootstrap.servers": world.places.kafka, "enable.idempotence": True}
+            {"bootstrap.servers": pipeline.addresses.kafka, "enable.idempotence": True}
         )
 
     def send(self, partition: int, count: int, bad_share: float) -> None:
         """Send events to a partition, a share of them cut short."""
-        for row, _ in self.world.rows(count, self._seed):
-            value, is_bad = self.world.producer.encode(row), self._rng.random() < bad_share
+        for row, _ in self.pipeline.rows(count, self._seed):
+            value, is_bad = self.pipeline.producer.encode(row), self._rng.random() < bad_share
             self.published.events += 1
             self._producer.produce(
-                self.world.topics.events,
+                self.pipeline.topics.events,
                 value[:-3] if is_bad else value,
                 row["pump_id"].encode(),
                 partition,
@@ -64,20 +64,20 @@ class Feed:
 
 
 @pytest.fixture
-def world(make_world: MakeWorld) -> FaultWorld:
-    made: FaultWorld = make_world()
+def pipeline(make_pipeline: MakePipeline) -> ServedPipeline:
+    made: ServedPipeline = make_pipeline()
     return made
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("share", [0.01, 0.1])
 def test_some_bad_records_are_dead_letters_and_no_more(
-    world: FaultWorld, seed: int, share: float
+    pipeline: ServedPipeline, seed: int, share: float
 ) -> None:
-    world.start_ingest()
-    router = world.started_router()
-    with FaultWindow(world, f"F31 {share:.0%}", seed) as window:
-        feed = Feed(world, window.published, seed)
+    pipeline.start_ingest()
+    router = pipeline.started_router()
+    with FaultWindow(pipeline, f"F31 {share:.0%}", seed) as window:
+        feed = Feed(pipeline, window.published, seed)
         feed.send(POISONED, 3_000, share)
         feed.send(SOUND, 3_000, 0.0)
         report = window.judge()
@@ -87,18 +87,18 @@ def test_some_bad_records_are_dead_letters_and_no_more(
 
 
 def test_flood_of_bad_records_closes_its_partition_until_it_is_let_through(
-    world: FaultWorld, seed: int
+    pipeline: ServedPipeline, seed: int
 ) -> None:
     port = free_port()
-    ingest = world.start_ingest(PENSTOCK_INGEST_METRICS_PORT=str(port))
-    router = world.started_router()
+    ingest = pipeline.start_ingest(PENSTOCK_INGEST_METRICS_PORT=str(port))
+    router = pipeline.started_router()
 
     def is_open(partition: int) -> bool:
         found = scrape(f"http://127.0.0.1:{port}/metrics")
-        return bool(total(found, METRIC, topic=world.topics.events, partition=str(partition)))
+        return bool(total(found, METRIC, topic=pipeline.topics.events, partition=str(partition)))
 
-    with FaultWindow(world, "F31 100 %", seed) as window:
-        feed, run = Feed(world, window.published, seed), window.run
+    with FaultWindow(pipeline, "F31 100 %", seed) as window:
+        feed, run = Feed(pipeline, window.published, seed), window.run
         feed.send(POISONED, 500, 0.0)
         feed.send(POISONED, 3_000, 1.0)
         eventually(lambda: is_open(POISONED), BACK_S, "the breaker is open")
@@ -111,7 +111,7 @@ def test_flood_of_bad_records_closes_its_partition_until_it_is_let_through(
         window.note(f"closed at {stopped} of 3500, {in_dlq} of 3000 in the dead letters")
         assert stopped <= 500 + 50
         assert in_dlq <= 50, "the topic is drained into the dead letters"
-        let_through(world)
+        let_through(pipeline)
         window.ended("limits lifted")
         eventually(lambda: not is_open(POISONED), BACK_S, "the breaker closes")
         report = window.judge()
@@ -127,7 +127,7 @@ def committed(window: FaultWindow, partition: int) -> int:
     return run.client.committed(run.topics.group("ingest"), name).get(partition, 0)
 
 
-def let_through(world: FaultWorld) -> None:
+def let_through(pipeline: ServedPipeline) -> None:
     """Lift the limits in pipeline.yaml, while the service runs."""
-    file = world.loaded.folder / "pipeline.yaml"
+    file = pipeline.loaded.folder / "pipeline.yaml"
     file.write_text(file.read_text() + NO_LIMITS)

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from harness.clients import avro_encoder, register_schema
-from harness.fault_pipeline import FaultWindow, FaultWorld, now_ms
+from harness.fault_pipeline import FaultWindow, ServedPipeline, now_ms
 from harness.records import RawMessage, send
 from penstock_registry.client import RegistryClient, RegistrySettings
 
-MakeWorld = Callable[..., FaultWorld]
+MakePipeline = Callable[..., ServedPipeline]
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(240)]
 
 CONFLICT = 409
@@ -53,33 +53,33 @@ BREAKING: dict[str, Change] = {
 VALUES: dict[str, Any] = {"note": None, "site": "north"}
 
 
-def changed(world: FaultWorld, change: Change) -> str:
-    event = json.loads(world.loaded.event_schema)
+def changed(pipeline: ServedPipeline, change: Change) -> str:
+    event = json.loads(pipeline.loaded.event_schema)
     return json.dumps({**event, "fields": change(event["fields"])})
 
 
 def test_schema_changes_pass_are_refused_or_end_as_dead_letters(
-    make_world: MakeWorld, seed: int
+    make_pipeline: MakePipeline, seed: int
 ) -> None:
-    world = make_world()
-    subject = f"{world.topics.events}-value"
+    pipeline = make_pipeline()
+    subject = f"{pipeline.topics.events}-value"
     # As `penstock topics apply` sets it.
-    client = RegistryClient(RegistrySettings(url=world.places.registry))
+    client = RegistryClient(RegistrySettings(url=pipeline.addresses.registry))
     client.set_compatibility(subject, "BACKWARD")
-    world.start_ingest()
-    router = world.start_router()
-    with FaultWindow(world, "F41", seed) as window:
+    pipeline.start_ingest()
+    router = pipeline.start_router()
+    with FaultWindow(pipeline, "F41", seed) as window:
         for name, change in ALLOWED.items():
-            publish(window, world, change, subject, "predicted")
+            publish(window, pipeline, change, subject, "predicted")
             window.note(f"{name}: registered and passed")
         for name, change in {**FOLLOWED, **REFUSED}.items():
             with pytest.raises(urllib.error.HTTPError) as refused:
-                register_schema(world.places.registry, subject, changed(world, change))
+                register_schema(pipeline.addresses.registry, subject, changed(pipeline, change))
             assert refused.value.code == CONFLICT, name
         for group, becomes in ((FOLLOWED, "predicted"), (BREAKING, "schema")):
             for name, change in group.items():
                 # Forced past the check: the id is of a subject that nobody guards.
-                publish(window, world, change, f"forced-{uuid.uuid4().hex[:8]}", becomes)
+                publish(window, pipeline, change, f"forced-{uuid.uuid4().hex[:8]}", becomes)
                 window.note(f"{name}: forced, {becomes}")
         report = window.judge()
     assert report.dead_letters == {"schema": ROWS * len(BREAKING)}
@@ -87,13 +87,13 @@ def test_schema_changes_pass_are_refused_or_end_as_dead_letters(
 
 
 def publish(
-    window: FaultWindow, world: FaultWorld, change: Change, subject: str, becomes: str
+    window: FaultWindow, pipeline: ServedPipeline, change: Change, subject: str, becomes: str
 ) -> None:
     """Write events by a changed schema."""
-    text, published = changed(world, change), window.published
-    encode = avro_encoder(text, register_schema(world.places.registry, subject, text))
+    text, published = changed(pipeline, change), window.published
+    encode = avro_encoder(text, register_schema(pipeline.addresses.registry, subject, text))
     names = {field["name"] for field in json.loads(text)["fields"]}
-    for row, _ in world.rows(ROWS, window.seed):
+    for row, _ in pipeline.rows(ROWS, window.seed):
         full = {**row, **VALUES}
         if becomes == "schema" and "pressure" in names:
             full["pressure"] = "high"
@@ -101,7 +101,7 @@ def publish(
         key = str(row["pump_id"]).encode()
         message = RawMessage(value, key=key, timestamp_ms=now_ms())
         partition = published.events % 2
-        offset = send(world.places.kafka, world.topics.events, partition, message)
+        offset = send(pipeline.addresses.kafka, pipeline.topics.events, partition, message)
         published.events += 1
         if becomes != "predicted":
             published.bad[partition, offset] = becomes

@@ -2,18 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import json
-import os
 import shutil
-import signal
-import socket
-import struct
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,14 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fastavro
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import yaml
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Message, Producer
+from harness.clients import avro_encoder, register_schema
+from harness.kafka import own_topics, read_topic
+from harness.services import ServiceProcess, service_settings
 from penstock_monitoring.observations import Observations, observations_of
 from penstock_monitoring.reference import (
     REFERENCE_FILE,
@@ -37,7 +27,6 @@ from penstock_monitoring.reference import (
     make_reference,
 )
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
-from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder, decode_one, encode_one
 from penstock_schemas.records import DriftEvent, DriftState, RetrainEvent
 from penstock_schemas.schema_files import schema_text
@@ -275,14 +264,12 @@ class MemoryHistory:
                 yield observations_of(columns.filter(pa.array(chosen)), offsets[chosen])
 
 
-PREFIX = struct.Struct(">bI")
 FRAUD = Path(__file__).parents[2] / "pipelines" / "fraud"
 WAIT_S = 120.0
-READ_ROWS = 5_000
 
 
 @dataclass
-class DriftWorld:
+class DriftService:
     """Topics, schemas and the service.
 
     Parameters
@@ -296,8 +283,7 @@ class DriftWorld:
     mlflow_url: str
     loaded: LoadedPipeline
     folder: Path
-    port: int = 0
-    process: subprocess.Popen[bytes] | None = None
+    process: ServiceProcess | None = None
     encoders: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -309,46 +295,26 @@ class DriftWorld:
         return self.folder / "reports" / self.loaded.config.pipeline
 
     def start(self, **extra: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        prefix = "PENSTOCK_DRIFT_"
-        environment = {
-            **os.environ,
-            f"{prefix}KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
-            f"{prefix}REGISTRY__URL": self.registry_url,
-            f"{prefix}PIPELINES": f'["{self.loaded.folder}"]',
-            f"{prefix}MLFLOW_URL": self.mlflow_url,
-            f"{prefix}REPORTS_DIR": str(self.folder / "reports"),
-            f"{prefix}METRICS_PORT": str(self.port),
-            f"{prefix}RUN_DIR": str(self.folder / "run"),
-            **extra,
-        }
-        command = [sys.executable, "-m", "penstock_drift"]
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True)
-
-    def get(self, path: str) -> str | None:
-        """Return what the service's endpoint answers, or None."""
-        try:
-            url = f"http://127.0.0.1:{self.port}{path}"
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                return str(answer.read().decode())
-        except urllib.error.URLError:
-            return None
+        """Start the service and wait for nothing."""
+        settings = service_settings(
+            "drift",
+            kafka=self.bootstrap,
+            registry=self.registry_url,
+            pipelines=[self.loaded.folder],
+            run_dir=self.folder / "run",
+            MLFLOW_URL=self.mlflow_url,
+            REPORTS_DIR=self.folder / "reports",
+        )
+        self.process = ServiceProcess("drift", {**settings, **extra})
 
     def metric(self, name: str, **labels: str) -> float | None:
         """Return a sample whose labels include those given."""
-        for line in (self.get("/metrics") or "").splitlines():
-            if line.startswith(f"{name}{{") and all(
-                f'{key}="{value}"' in line for key, value in labels.items()
-            ):
-                return float(line.rpartition(" ")[2])
-        return None
+        return self.process.metric(name, **labels) if self.process is not None else None
 
-    def stop(self, number: int = signal.SIGTERM) -> int:
+    def stop(self) -> int:
+        """Ask it to drain and end; return its exit code."""
         assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.stop()
 
     def publish(self, stream: Stream, start: int, end: int) -> None:
         """Publish predictions and the labels known by then, as foreign producers do."""
@@ -372,42 +338,11 @@ class DriftWorld:
         assert producer.flush(WAIT_S) == 0
 
     def _encoder(self, topic: str, text: str) -> Callable[[dict[str, Any]], bytes]:
-        registry = RegistryClient(RegistrySettings(url=self.registry_url))
-        prefix = PREFIX.pack(0, registry.register(f"{topic}-value", text))
-        parsed = fastavro.parse_schema(json.loads(text))
+        return avro_encoder(text, register_schema(self.registry_url, f"{topic}-value", text))
 
-        def encode(row: dict[str, Any]) -> bytes:
-            stream = io.BytesIO(prefix)
-            stream.seek(len(prefix))
-            fastavro.schemaless_writer(stream, parsed, row)
-            return stream.getvalue()
-
-        return encode
-
-    def read(self, topic: str, rows: int = 0, isolation: str = "read_committed") -> list[Message]:
+    def read(self, topic: str, rows: int = 0) -> list[Message]:
         """Read a topic from its start until ``rows`` records are there and a second is quiet."""
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.bootstrap,
-                "group.id": uuid.uuid4().hex,
-                "isolation.level": isolation,
-                "auto.offset.reset": "earliest",
-                "enable.auto.commit": False,
-            }
-        )
-        try:
-            count = len(consumer.list_topics(topic, 10).topics[topic].partitions)
-            consumer.assign([TopicPartition(topic, p, 0) for p in range(count)])
-            got: list[Message] = []
-            end, quiet = time.monotonic() + WAIT_S, time.monotonic() + 1
-            while time.monotonic() < end and (len(got) < rows or time.monotonic() < quiet):
-                messages = consumer.consume(READ_ROWS, 0.2)
-                assert not [m for m in messages if m.error() is not None]
-                got.extend(messages)
-                quiet = time.monotonic() + 1 if messages else quiet
-            return got
-        finally:
-            consumer.close()
+        return read_topic(self.bootstrap, topic, rows=rows, quiet_s=1.0, deadline_s=WAIT_S)
 
     def events(self, rows: int = 0) -> list[DriftEvent]:
         schema = schema_text("drift_event.avsc")
@@ -427,29 +362,21 @@ class DriftWorld:
 
 
 @contextmanager
-def drift_world(
+def drift_service(
     bootstrap: str, registry_url: str, mlflow_url: str, folder: Path, sections: dict[str, Any]
-) -> Iterator[DriftWorld]:
-    """Make a world; ``sections`` take the place of those in its pipeline.yaml."""
+) -> Iterator[DriftService]:
+    """Make a service; ``sections`` take the place of those in its pipeline.yaml."""
     name = f"drift-{uuid.uuid4().hex[:8]}"
     shutil.copytree(FRAUD, folder / name)
     shipped = yaml.safe_load((FRAUD / "pipeline.yaml").read_text())
     text = yaml.safe_dump({**shipped, **sections, "pipeline": name})
     (folder / name / "pipeline.yaml").write_text(text)
     loaded = load_pipeline(folder / name)
-    admin = AdminClient({"bootstrap.servers": bootstrap})
     topics = loaded.config.topic_names.all(loaded.config.partitions)
-    created = admin.create_topics(
-        [NewTopic(t.name, t.partitions, 1, config=t.config) for t in topics]
-    )
-    for future in created.values():
-        future.result(30)
-    world = DriftWorld(bootstrap, registry_url, mlflow_url, loaded, folder)
-    try:
-        yield world
-    finally:
-        if world.process is not None and world.process.poll() is None:
-            world.process.kill()
-            world.process.wait(10)
-        for future in admin.delete_topics([t.name for t in topics]).values():
-            future.result(30)
+    service = DriftService(bootstrap, registry_url, mlflow_url, loaded, folder)
+    with own_topics(bootstrap, topics):
+        try:
+            yield service
+        finally:
+            if service.process is not None:
+                service.process.end()

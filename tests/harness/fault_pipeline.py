@@ -1,18 +1,14 @@
 """A pipeline of a fault test's own, with the real ingest and real routers as bare processes.
 
-`FaultWorld` is the pipeline and its processes, `FaultWindow` one run on it: what was published,
+`ServedPipeline` is the pipeline and its processes, `FaultWindow` one run on it: what was published,
 which faults happened, and the verdict. `in_lanes` runs rounds beside each other, `Rollout` orders
 bad versions of the model, `VectorStream` measures the latency of single vectors.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -28,9 +24,9 @@ from typing import Any, Final, Self, TypeVar
 import numpy as np
 import psutil
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
 from harness.clients import ProducerApp, Published
 from harness.judges import LedgerRun, LiveReader, counters
+from harness.kafka import delete_topics
 from harness.kills import kill_loop
 from harness.models import (
     MAX_ROWS,
@@ -43,7 +39,14 @@ from harness.models import (
     write_folder,
 )
 from harness.records import Row
-from harness.services import STOP_S, BareRouter, ServicePlaces, counted, figures
+from harness.services import (
+    BareRouter,
+    ServiceAddresses,
+    ServiceProcess,
+    counted,
+    figures,
+    service_settings,
+)
 from harness.waiting import Background, BackgroundCall, eventually, holds_for
 from onnx import TensorProto, helper, numpy_helper
 from penstock_ledger import Fault, Report
@@ -64,10 +67,9 @@ START_S: Final = 90.0
 """Until a service is ready on a busy machine, seconds."""
 BAD_EVERY: Final = 101
 BAD_FORMS: Final = ("truncated", "tombstone")
-ADDRESSES: Final = "PENSTOCK_INGEST_"
 
 
-class FaultWorld:
+class ServedPipeline:
     """One pipeline: topics, a model that serves, ingest, routers.
 
     Parameters
@@ -81,13 +83,13 @@ class FaultWorld:
 
     def __init__(
         self,
-        places: ServicePlaces,
+        addresses: ServiceAddresses,
         root: Path,
         *,
         partitions: int = 2,
         batching: str = "{max_batch_rows: 400, commit_interval_ms: 50}",
     ) -> None:
-        self.places = self.router_places = places
+        self.addresses = self.router_addresses = addresses
         self.run_dir = root / "run"
         self.name = f"{NAME}-{uuid.uuid4().hex[:8]}"
         folder = write_folder(root).rename(root / self.name)
@@ -99,21 +101,21 @@ class FaultWorld:
         self.loaded = load_pipeline(folder)
         assert len(self.loaded.config.feature_names) == MODEL_WIDTH
         self.topics = self.loaded.config.topic_names
-        self._kafka = KafkaSettings(bootstrap_servers=places.kafka)
-        self._registry = RegistryClient(RegistrySettings(url=places.registry))
+        self._kafka = KafkaSettings(bootstrap_servers=addresses.kafka)
+        self._registry = RegistryClient(RegistrySettings(url=addresses.registry))
         self.apply_topics(partitions)
         routing = RoutingTopic(self._kafka, self._registry, self.topics.models, self.name)
-        self.served_as = serve_tiny_model(places, self.name, routing)
+        self.served_as = serve_tiny_model(addresses, self.name, routing)
         self.connect()
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[ServiceProcess] = []
         self.routers: list[BareRouter] = []
         self._sent = 0
 
     def connect(self) -> None:
         """Take a new producer, which knows the topic as it is now."""
         self.producer = ProducerApp(
-            self.places.kafka,
-            self.places.registry,
+            self.addresses.kafka,
+            self.addresses.registry,
             self.topics.events,
             self.loaded.folder / "event.avsc",
             "pump_id",
@@ -130,25 +132,19 @@ class FaultWorld:
         used |= {topics.dead_letter(name) for name in (topics.events, topics.features)}
         return [topic for topic in topics.all(partitions) if topic.name in used]
 
-    def start_ingest(
-        self, others: Sequence[FaultWorld] = (), **extra: str
-    ) -> subprocess.Popen[bytes]:
-        """Start the ingest service, for other worlds too, and wait for nothing."""
-        folders = [str(world.loaded.folder) for world in (self, *others)]
-        environment = {
-            **os.environ,
-            f"{ADDRESSES}KAFKA__BOOTSTRAP_SERVERS": self.places.kafka,
-            f"{ADDRESSES}REGISTRY__URL": self.places.registry,
-            f"{ADDRESSES}PIPELINES": json.dumps(folders),
-            f"{ADDRESSES}FEAST_DIR": str(self.run_dir / "feast"),
-            f"{ADDRESSES}RUN_DIR": str(self.run_dir / "ingest"),
-            f"{ADDRESSES}METRICS_PORT": "0",
-            f"{ADDRESSES}LOOP__SESSION_TIMEOUT_S": "6",
-            f"{ADDRESSES}LOOP__MAX_TRANSACTION_ROWS": "2000",
-            **extra,
-        }
-        command = [sys.executable, "-m", "penstock_ingest"]
-        self._processes.append(subprocess.Popen(command, env=environment, start_new_session=True))
+    def start_ingest(self, others: Sequence[ServedPipeline] = (), **extra: str) -> ServiceProcess:
+        """Start the ingest service, for other pipelines too, and wait for nothing."""
+        settings = service_settings(
+            "ingest",
+            kafka=self.addresses.kafka,
+            registry=self.addresses.registry,
+            pipelines=[pipeline.loaded.folder for pipeline in (self, *others)],
+            run_dir=self.run_dir / "ingest",
+            FEAST_DIR=self.run_dir / "feast",
+            LOOP__SESSION_TIMEOUT_S=6,
+            LOOP__MAX_TRANSACTION_ROWS=2000,
+        )
+        self._processes.append(ServiceProcess("ingest", {**settings, **extra}))
         return self._processes[-1]
 
     def start_router(self, fail_point: str = "", **loop: Any) -> BareRouter:
@@ -166,12 +162,14 @@ class FaultWorld:
         }
         if fail_point:
             extra |= kill_loop("PENSTOCK_INFERENCE_", fail_point)
-        self.routers.append(BareRouter(self.router_places, self.loaded.folder, self.run_dir, extra))
+        self.routers.append(
+            BareRouter(self.router_addresses, self.loaded.folder, self.run_dir, extra)
+        )
         return self.routers[-1]
 
     def route_through(self, kafka: str) -> None:
         """Have the routers that start from now on reach Kafka at another address."""
-        self.router_places = replace(self.places, kafka=kafka)
+        self.router_addresses = replace(self.addresses, kafka=kafka)
 
     def started_router(self, **loop: Any) -> BareRouter:
         """Start a router and wait until it takes records."""
@@ -185,7 +183,7 @@ class FaultWorld:
 
     def window(self) -> LedgerRun:
         """Return a window of the log that begins now."""
-        return LedgerRun(self.places.kafka, self.places.registry, self.name)
+        return LedgerRun(self.addresses.kafka, self.addresses.registry, self.name)
 
     def rows(self, count: int, seed: int) -> Iterator[tuple[Row, str | None]]:
         """Yield events with ids never used before; about one in a hundred is bad."""
@@ -206,15 +204,9 @@ class FaultWorld:
         for router in self.routers:
             router.end()
         for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-                process.wait(STOP_S)
-        unserve(self.places, self.served_as)
-        client = AdminClient({"bootstrap.servers": self.places.kafka})
-        names = [topic.name for topic in self._wanted(1)]
-        for future in client.delete_topics(names, request_timeout=CALL_S).values():
-            future.result(CALL_S)
+            process.end()
+        unserve(self.addresses, self.served_as)
+        delete_topics(self.addresses.kafka, [topic.name for topic in self._wanted(1)])
 
 
 def now_ms() -> int:
@@ -245,9 +237,9 @@ class FaultWindow:
         Of the events and the faults.
     """
 
-    def __init__(self, world: FaultWorld, name: str, seed: int) -> None:
-        self.world, self.name, self.seed = world, name, seed
-        self.run = world.window()
+    def __init__(self, pipeline: ServedPipeline, name: str, seed: int) -> None:
+        self.pipeline, self.name, self.seed = pipeline, name, seed
+        self.run = pipeline.window()
         self.published = Published()
         self.faults: list[Fault] = []
         self._live = LiveReader(self.run)
@@ -266,7 +258,7 @@ class FaultWindow:
     ) -> None:
         if error is not None:
             self.note(f"seed {self.seed}, after faults {self.faults}: {kind}")
-            for router in self.world.routers:
+            for router in self.pipeline.routers:
                 router.show_stacks()
             self._live.__exit__(kind, error, trace)
 
@@ -282,7 +274,7 @@ class FaultWindow:
     def publish(self, count: int, rate: float | None = None) -> None:
         """Publish events and wait for their delivery."""
         self._turn += 1
-        self.world.publish(count, self.seed + self._turn, self.published, rate)
+        self.pipeline.publish(count, self.seed + self._turn, self.published, rate)
 
     def publishing(self, background: Background, chaos_s: float, rate: float) -> BackgroundCall:
         """Publish in the background while faults go on for some time, and a little longer."""
@@ -306,8 +298,8 @@ class FaultWindow:
         self.run.drain(DRAIN_S)
         drained_s = self.age_s
         self._live.__exit__(None, None, None)
-        world, topic = self.world, self.world.topics.features
-        counts = counters("inference", topic, {}, figures(world.run_dir)) if counted else []
+        pipeline, topic = self.pipeline, self.pipeline.topics.features
+        counts = counters("inference", topic, {}, figures(pipeline.run_dir)) if counted else []
         report = self.run.report(
             self.published, counts, live=self._live.seen, skip=skip, faults=self.faults
         )
@@ -337,21 +329,21 @@ Round = TypeVar("Round")
 
 
 def in_lanes(
-    worlds: Sequence[FaultWorld],
+    pipelines: Sequence[ServedPipeline],
     rounds: Sequence[Round],
-    play: Callable[[FaultWorld, Round], None],
+    play: Callable[[ServedPipeline, Round], None],
 ) -> None:
-    """Play all rounds, one lane per world; the first failure is raised when every lane has ended.
+    """Play all rounds, one lane per pipeline.
 
-    A lane ends at its first failure.
+    A lane ends at its first failure; the first of all is raised when every lane has ended.
     """
 
     def lane(number: int) -> None:
-        for turn in rounds[number :: len(worlds)]:
-            play(worlds[number], turn)
+        for turn in rounds[number :: len(pipelines)]:
+            play(pipelines[number], turn)
 
-    with ThreadPoolExecutor(len(worlds)) as pool:
-        for done in [pool.submit(lane, number) for number in range(len(worlds))]:
+    with ThreadPoolExecutor(len(pipelines)) as pool:
+        for done in [pool.submit(lane, number) for number in range(len(pipelines))]:
             done.result()
 
 
@@ -361,37 +353,38 @@ QUIET_S = 2.5
 
 
 @contextmanager
-def seen_through(world: FaultWorld, **addresses: str) -> Iterator[None]:
+def seen_through(pipeline: ServedPipeline, **addresses: str) -> Iterator[None]:
     """Give services that are started in the block other addresses than the test's own."""
-    real, routers = world.places, world.router_places
-    world.places = replace(real, **addresses)  # type: ignore[arg-type]
-    world.router_places = replace(routers, **addresses)  # type: ignore[arg-type]
+    real, routers = pipeline.addresses, pipeline.router_addresses
+    pipeline.addresses = replace(real, **addresses)  # type: ignore[arg-type]
+    pipeline.router_addresses = replace(routers, **addresses)  # type: ignore[arg-type]
     try:
         yield
     finally:
-        world.places, world.router_places = real, routers
+        pipeline.addresses, pipeline.router_addresses = real, routers
 
 
-def registry_behind(world: FaultWorld, address: str) -> str:
+def registry_behind(pipeline: ServedPipeline, address: str) -> str:
     """Return the registry's URL with another host and port."""
-    scheme, _, rest = world.places.registry.partition("://")
+    scheme, _, rest = pipeline.places.registry.partition("://")
+    scheme, _, rest = pipeline.addresses.registry.partition("://")
     return f"{scheme}://{address}/{rest.partition('/')[2]}"
 
 
-def set_timeout(world: FaultWorld, seconds: float) -> None:
+def set_timeout(pipeline: ServedPipeline, seconds: float) -> None:
     """Change the deadline of the model in pipeline.yaml; for routers started later."""
-    file = world.loaded.folder / "pipeline.yaml"
+    file = pipeline.loaded.folder / "pipeline.yaml"
     file.write_text(file.read_text().replace("timeout_s: 2.0", f"timeout_s: {seconds}"))
 
 
-def circuit(world: FaultWorld, state: str) -> bool:
+def circuit(pipeline: ServedPipeline, state: str) -> bool:
     """Tell whether the circuit of the model is in a state, by the routers' metrics."""
-    return counted(world.run_dir, "penstock_model_breaker_state", state=state) >= 1
+    return counted(pipeline.run_dir, "penstock_model_breaker_state", state=state) >= 1
 
 
-def rebalances(world: FaultWorld) -> float:
+def rebalances(pipeline: ServedPipeline) -> float:
     """Return how often partitions were given or taken."""
-    return counted(world.run_dir, "penstock_rebalances_total")
+    return counted(pipeline.run_dir, "penstock_rebalances_total")
 
 
 def resident_mib(router: BareRouter) -> float:
@@ -425,7 +418,7 @@ BATCH_ROWS: Final = 500
 
 @dataclass
 class VectorStream:
-    """Sends vectors to a world's features topic until it is left; reads what is committed.
+    """Sends vectors to a pipeline's features topic until it is left; reads what is committed.
 
     Parameters
     ----------
@@ -433,7 +426,7 @@ class VectorStream:
         Vectors per second.
     """
 
-    world: FaultWorld
+    pipeline: ServedPipeline
     rate: float
     sent_at: dict[str, float] = field(default_factory=dict)
     """Monotonic seconds, by event id."""
@@ -503,12 +496,12 @@ class VectorStream:
             self._failed.append(exc)
 
     def _send(self) -> None:
-        world = self.world
-        registry = RegistryClient(RegistrySettings(url=world.places.registry))
-        topic, text = world.topics.features, schema_text("feature_vector.avsc")
+        pipeline = self.pipeline
+        registry = RegistryClient(RegistrySettings(url=pipeline.addresses.registry))
+        topic, text = pipeline.topics.features, schema_text("feature_vector.avsc")
         schema_id = registry.register(f"{topic}-value", text)
-        partitions = world.loaded.config.partitions
-        producer = Producer({"bootstrap.servers": world.places.kafka, "linger.ms": 0})
+        partitions = pipeline.loaded.config.partitions
+        producer = Producer({"bootstrap.servers": pipeline.addresses.kafka, "linger.ms": 0})
         start, count = time.monotonic(), 0
         while not self._no_more.wait(TICK_S):
             for number in range(count, int((time.monotonic() - start) * self.rate)):
@@ -517,7 +510,7 @@ class VectorStream:
                     "event_id": event,
                     "entity_key": f"k{number}",
                     "event_time": time.time_ns() // 1_000_000,
-                    "pipeline": world.name,
+                    "pipeline": pipeline.name,
                     "origin": {"topic": "none", "partition": 0, "offset": number},
                     "features": [number % 7 / 7] * MODEL_WIDTH,
                 }
@@ -530,17 +523,17 @@ class VectorStream:
         assert producer.flush(END_S) == 0
 
     def _read(self) -> None:
-        topic, text = self.world.topics.predictions, schema_text("prediction.avsc")
+        topic, text = self.pipeline.topics.predictions, schema_text("prediction.avsc")
         consumer = Consumer(
             {
-                "bootstrap.servers": self.world.places.kafka,
+                "bootstrap.servers": self.pipeline.addresses.kafka,
                 "group.id": "reader",
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
             }
         )
-        places = range(self.world.loaded.config.partitions)
-        consumer.assign([TopicPartition(topic, place, 0) for place in places])
+        partitions = range(self.pipeline.loaded.config.partitions)
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
         try:
             while not self._stop.is_set():
                 first = consumer.poll(0.05)
@@ -582,26 +575,26 @@ def _onnx(weights: np.ndarray) -> bytes:
 
 
 class Rollout:
-    """Orders versions of a world's pipeline, as the trigger's job or an operator does."""
+    """Orders versions of a pipeline's model, as the trigger's job or an operator does."""
 
-    def __init__(self, world: FaultWorld) -> None:
-        self._world = world
-        places = world.places
+    def __init__(self, pipeline: ServedPipeline) -> None:
+        self._pipeline = pipeline
+        addresses = pipeline.addresses
         self._routing = RoutingTopic(
-            KafkaSettings(bootstrap_servers=places.kafka),
-            RegistryClient(RegistrySettings(url=places.registry)),
-            world.topics.models,
-            world.name,
+            KafkaSettings(bootstrap_servers=addresses.kafka),
+            RegistryClient(RegistrySettings(url=addresses.registry)),
+            pipeline.topics.models,
+            pipeline.name,
         )
 
     def publish(self, kind: str) -> ModelVersion:
         """Put a bad version 2 into the repository, not loaded."""
-        world, name = self._world, served_name(self._world.name, "2")
+        pipeline, name = self._pipeline, served_name(self._pipeline.name, "2")
         width, content = bad_model(kind)
         template = find_template(Path(__file__))
-        publish(world.places.models_dir, Deployment(name, width, MAX_ROWS, content), template)
+        publish(pipeline.addresses.models_dir, Deployment(name, width, MAX_ROWS, content), template)
         return ModelVersion(
-            world.name, "2", name, "canary", 0, digest_of(content), "none", "canary"
+            pipeline.name, "2", name, "canary", 0, digest_of(content), "none", "canary"
         )
 
     def canary(self, version: ModelVersion, weight: int) -> None:
@@ -632,4 +625,4 @@ class Rollout:
 
     def close(self) -> None:
         """Unload version 2 and remove its files."""
-        unserve(self._world.places, served_name(self._world.name, "2"))
+        unserve(self._pipeline.addresses, served_name(self._pipeline.name, "2"))

@@ -1,8 +1,8 @@
 """Inference without Ray: fake model server and gateway, and a gateway on a real server.
 
 `FakeScorer` answers as a model server for the handler's unit tests, `gateway` is the REST
-application over a model that is not there, `gateway_world` puts it before a real Triton behind a
-proxy, so that the model server can be away for it alone.
+application over a model that is not there, `gateway_on_triton` puts it before a real Triton behind
+a proxy, so that the model server can be away for it alone.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def expected_scores(matrix: Matrix) -> Matrix:
 
 
 @dataclass(frozen=True)
-class GatewayWorld:
+class GatewayOnTriton:
     """A gateway and what lies behind it.
 
     Parameters
@@ -280,7 +280,9 @@ class GatewayWorld:
 
 
 @contextmanager
-def gateway_world(triton_grpc: str, models_dir: Path, timeout_s: float) -> Iterator[GatewayWorld]:
+def gateway_on_triton(
+    triton_grpc: str, models_dir: Path, timeout_s: float
+) -> Iterator[GatewayOnTriton]:
     """Publish a model and put a gateway before it.
 
     Parameters
@@ -322,7 +324,7 @@ def gateway_world(triton_grpc: str, models_dir: Path, timeout_s: float) -> Itera
             return create_app({PIPELINE: service}, GatewaySettings(**settings), families)
 
         eventually(lambda: link.ready, READY_S)
-        yield GatewayWorld(make_app, scorer, link, proxy, direct, name)
+        yield GatewayOnTriton(make_app, scorer, link, proxy, direct, name)
 
 
 def _no_events(body: bytes) -> Any:

@@ -1,7 +1,7 @@
 """The processing loop: on fakes, turned by hand, and as worker processes on a real broker.
 
-`Rig` is the loop on fakes. `LoopWorld` has the topics, events, workers (`copy_worker.py`) and the
-verdict of one run on a real broker.
+`FakeLoop` is the loop on fakes. `WorkerGroup` is a consumer group on topics of its own: events,
+workers (`copy_worker.py`), and the verdict on what they have written.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from harness.kafka import Isolation, await_transactions, delete_topics, read_topic
 from harness.kills import tests_path, wrapper
 from harness.waiting import eventually
 from penstock_schemas.errors import RecordError
@@ -121,7 +122,7 @@ class Stateful(Recorder):
 
 
 @dataclass
-class Rig:
+class FakeLoop:
     """Broker, handler and loop of one test."""
 
     handler: Recorder
@@ -164,7 +165,7 @@ class Rig:
         self.processor._duties_due_at = 0.0
         self.turn()
 
-    def started(self, *partitions: int) -> Rig:
+    def started(self, *partitions: int) -> FakeLoop:
         self.consumer.assign(*(partitions or (0,)))
         self.turn(2)
         return self
@@ -177,7 +178,7 @@ class Rig:
         return self.registry.get_sample_value(name, {"topic": IN, **labels}) or 0.0
 
 
-MakeRig = Callable[..., Rig]
+MakeLoop = Callable[..., FakeLoop]
 
 
 TIMEOUT_S = 20.0
@@ -195,7 +196,7 @@ ANY_TIME = {
 
 
 @dataclass
-class LoopWorld:
+class WorkerGroup:
     """One input topic with its outputs and the workers on it."""
 
     bootstrap: str
@@ -252,36 +253,10 @@ class LoopWorld:
         self.workers.append(worker)
         return worker
 
-    def read(self, topic: str, isolation: str = "read_committed") -> list[Message]:
-        """Return all records of a topic that are visible once no transaction is open any more."""
-        config: dict[str, Any] = {
-            "bootstrap.servers": self.bootstrap,
-            "group.id": f"read-{uuid.uuid4().hex}",
-            "isolation.level": isolation,
-            "enable.auto.commit": False,
-            "fetch.queue.backoff.ms": 10,
-        }
-        found: list[Message] = []
-        with Consumer(config) as consumer:
-            places = [TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(self.partitions)]
-            ends = self._ends(config, places)
-            consumer.assign(places)
-
-            def is_read() -> bool:
-                found.extend(m for m in consumer.consume(1000, 0.1) if m.error() is None)
-                return all(
-                    ends[tp.partition] == 0 or tp.offset >= ends[tp.partition]
-                    for tp in consumer.position(places)
-                )
-
-            eventually(is_read, OPEN_TRANSACTION_S, f"{topic} is read", every_s=0.0)
-        return found
-
-    def _ends(self, config: dict[str, Any], places: list[TopicPartition]) -> dict[int, int]:
-        """Return the high watermarks: read_committed would stop before an open transaction."""
-        with Consumer({**config, "isolation.level": "read_uncommitted"}) as consumer:
-            ask = consumer.get_watermark_offsets
-            return {tp.partition: ask(tp, TIMEOUT_S)[1] for tp in places}
+    def read(self, topic: str, isolation: Isolation = "read_committed") -> list[Message]:
+        """Return all records of a topic, once the transactions that are open now have ended."""
+        await_transactions(self.bootstrap, topic, OPEN_TRANSACTION_S)
+        return read_topic(self.bootstrap, topic, isolation)
 
     def aborted(self) -> int:
         """Return how many produced outputs never became visible."""
@@ -342,7 +317,4 @@ class LoopWorld:
                 worker.send_signal(signal.SIGCONT)
                 worker.kill()
                 worker.wait(TIMEOUT_S)
-        names = [self.topic, self.out, self.dlq, self.state]
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        for done in admin.delete_topics(names).values():
-            done.result(TIMEOUT_S)
+        delete_topics(self.bootstrap, [self.topic, self.out, self.dlq, self.state])

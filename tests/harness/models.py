@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 from harness.records import Row
-from harness.services import ServicePlaces
+from harness.services import ServiceAddresses
 from onnx import TensorProto, checker, helper, numpy_helper
 from penstock_routing.topic import RoutingTopic
 from penstock_schemas.records import ModelVersion, RoutingState
@@ -115,12 +115,12 @@ def tiny_onnx(bias: float = -5.0) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def serve_tiny_model(places: ServicePlaces, pipeline: str, routing: RoutingTopic) -> str:
+def serve_tiny_model(addresses: ServiceAddresses, pipeline: str, routing: RoutingTopic) -> str:
     """Publish and load version 1, order routers to serve it; return its name on the server."""
     name, content = served_name(pipeline, "1"), tiny_onnx()
     deployment = Deployment(name, MODEL_WIDTH, MAX_ROWS, content)
-    publish(places.models_dir, deployment, find_template(Path(__file__)))
-    load(places.triton_grpc, name, TIMEOUT_S)
+    publish(addresses.models_dir, deployment, find_template(Path(__file__)))
+    load(addresses.triton_grpc, name, TIMEOUT_S)
     version = ModelVersion(
         pipeline, "1", name, "champion", 100, digest_of(content), "none", "serving"
     )
@@ -129,7 +129,7 @@ def serve_tiny_model(places: ServicePlaces, pipeline: str, routing: RoutingTopic
     return name
 
 
-def unserve(places: ServicePlaces, served_as: str) -> None:
+def unserve(addresses: ServiceAddresses, served_as: str) -> None:
     """Unload a version and remove its files."""
-    unload(places.triton_grpc, served_as)
-    shutil.rmtree(places.models_dir / served_as, ignore_errors=True)
+    unload(addresses.triton_grpc, served_as)
+    shutil.rmtree(addresses.models_dir / served_as, ignore_errors=True)

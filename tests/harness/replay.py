@@ -18,16 +18,11 @@ from unittest.mock import patch
 
 import pytest
 from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaError,
     Message,
     Producer,
-    TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from harness.kafka import Isolation, delete_topics, read_topic
 from harness.kills import kill_job
-from harness.waiting import eventually
 from penstock_cli.main import main
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.errors import ModelRejected, RecordError, RuleViolation
@@ -101,7 +96,7 @@ def content(message: Message) -> Content:
 
 
 @dataclass
-class ReplayWorld:
+class ReplayedPipeline:
     """One pipeline on a real broker."""
 
     bootstrap: str
@@ -167,7 +162,7 @@ class ReplayWorld:
             )
         assert self._producer.flush(TIMEOUT_S) == 0
 
-    def read(self, topic: str, isolation: str = "read_committed") -> list[Message]:
+    def read(self, topic: str, isolation: Isolation = "read_committed") -> list[Message]:
         """Return the records of a topic, by partition and offset, up to its end."""
         return read_topic(self.bootstrap, topic, isolation)
 
@@ -216,9 +211,7 @@ class ReplayWorld:
 
     def close(self) -> None:
         """Delete the topics."""
-        admin = AdminClient({"bootstrap.servers": self.bootstrap})
-        for future in admin.delete_topics(sorted(self.made)).values():
-            future.exception(TIMEOUT_S)
+        delete_topics(self.bootstrap, self.made)
 
 
 def origin(message: Message) -> bytes:
@@ -235,46 +228,15 @@ def as_replayed(message: Message, attempts: int | None = None) -> tuple[object, 
     return (*rest, (*headers, *added))
 
 
-def copies(world: ReplayWorld, topic: str, originals: list[Message]) -> list[Message]:
+def copies(pipeline: ReplayedPipeline, topic: str, originals: list[Message]) -> list[Message]:
     """Return the records of a topic that are not the originals."""
     known = {(m.partition(), m.offset()) for m in originals}
-    return [m for m in world.read(topic) if (m.partition(), m.offset()) not in known]
+    return [m for m in pipeline.read(topic) if (m.partition(), m.offset()) not in known]
 
 
 def attempts_of(message: Message) -> int:
     """Return how often a replayed event has failed before."""
     return int(dict(message.headers() or []).get("dlq.attempt", b"0"))
-
-
-def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[Message]:
-    """Return the records of a topic, by partition and offset, up to its end."""
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    partitions = list(admin.list_topics(topic, timeout=TIMEOUT_S).topics[topic].partitions)
-    config: dict[str, Any] = {
-        "bootstrap.servers": bootstrap,
-        "group.id": f"read-{uuid.uuid4().hex}",
-        "isolation.level": isolation,
-        "enable.auto.commit": False,
-        "enable.partition.eof": True,
-        "fetch.queue.backoff.ms": 10,
-        "fetch.wait.max.ms": 50,
-    }
-    found: list[Message] = []
-    at_end: set[int] = set()
-    with Consumer(config) as consumer:
-        consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in partitions])
-
-        def is_read() -> bool:
-            for message in consumer.consume(1000, 0.1):
-                error = message.error()
-                if error is None:
-                    found.append(message)
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    at_end.add(message.partition() or 0)
-            return len(at_end) == len(partitions)
-
-        eventually(is_read, TIMEOUT_S, f"{topic} is read", every_s=0.0)
-    return sorted(found, key=lambda m: (m.partition() or 0, m.offset() or 0))
 
 
 def run_penstock(folder: Path, *arguments: object) -> Outcome:

@@ -1,8 +1,8 @@
 """Retraining on a real stack: the training job on its own pipeline, the trigger as a process.
 
-`RetrainRig` has a stand-in for the pipeline's router, which answers as the router does: the
+`RetrainedPipeline` has a stand-in for the pipeline's router, which answers as the router does: the
 candidate for its share of the keys when the routing state says so, else the champion; both by their
-own ONNX files. `RetrainWorld` runs the trigger; its jobs are `retrain_stand_in.py`.
+own ONNX files. `TriggerService` runs the trigger; its jobs are `retrain_stand_in.py`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,11 +24,11 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pytest
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Producer
+from harness.kafka import delete_topics, read_topic
 from harness.kills import kill_job
 from harness.models import NAME, write_folder
+from harness.services import ServiceProcess, service_settings
 from harness.waiting import background_calls, eventually
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_registry.client import RegistryClient, RegistrySettings
@@ -50,18 +49,6 @@ from penstock_training_job.candidate import MakeTrainer
 from penstock_training_job.run import run
 from penstock_training_job.topic_log import TopicLog
 from penstock_training_job.workplace import Places, workplace
-
-
-def find_places(request: pytest.FixtureRequest) -> Places:
-    """Return where everything is: PENSTOCK_TEST_MLFLOW and _TRITON, else the stack's."""
-    kafka = str(request.getfixturevalue("kafka_bootstrap"))
-    registry = str(request.getfixturevalue("registry_url"))
-    url, triton = os.environ.get("PENSTOCK_TEST_MLFLOW"), os.environ.get("PENSTOCK_TEST_TRITON")
-    if url and triton:  # host:port,repository
-        grpc, _, models_dir = triton.partition(",")
-        return Places(kafka, registry, url, grpc, Path(models_dir))
-    stack = request.getfixturevalue("stack")
-    return Places(kafka, registry, stack.mlflow_url, stack.triton_grpc_url, stack.models_dir)
 
 
 def shape(state: RoutingState) -> list[tuple[str, str, int, str]]:
@@ -103,7 +90,7 @@ def pressed(matrix: Matrix) -> npt.NDArray[np.float64]:
     return (matrix[:, 1] > 45.0).astype(np.float64)
 
 
-class RetrainRig:
+class RetrainedPipeline:
     """One pipeline with topics and a first model, what happens on its topics, and the job."""
 
     def __init__(self, places: Places, root: Path, sections: str = SECTIONS) -> None:
@@ -114,11 +101,11 @@ class RetrainRig:
         text = text.replace(f"pipeline: {NAME}", f"pipeline: {self.name}")
         text = text.replace("kind: logistic", "kind: logistic\n  timeout_s: 1.0")
         (folder / "pipeline.yaml").write_text(text + sections)
-        self.pipeline: LoadedPipeline = load_pipeline(folder)
-        self.topics = self.pipeline.config.topic_names
+        self.loaded: LoadedPipeline = load_pipeline(folder)
+        self.topics = self.loaded.config.topic_names
         self.kafka = KafkaSettings(bootstrap_servers=places.kafka)
         self.registry = RegistryClient(RegistrySettings(url=places.registry))
-        wanted = self.topics.all(self.pipeline.config.partitions)
+        wanted = self.topics.all(self.loaded.config.partitions)
         admin.apply(self.kafka, self.registry, wanted, {})
         self.routing = RoutingTopic(self.kafka, self.registry, self.topics.models, self.name)
         self.first = provide_first_model(
@@ -134,10 +121,7 @@ class RetrainRig:
 
     def remove_topics(self) -> None:
         """Delete the pipeline's topics."""
-        names = [t.name for t in self.topics.all(1)]
-        client = AdminClient({"bootstrap.servers": self.places.kafka})
-        for future in client.delete_topics(names).values():
-            future.result(CALL_S)
+        delete_topics(self.places.kafka, [topic.name for topic in self.topics.all(1)])
 
     def state(self) -> RoutingState:
         """Return the routing state in force."""
@@ -177,7 +161,7 @@ class RetrainRig:
                 "threshold": 0.5,
                 "features": matrix[i].tolist(),
                 "origin": None,
-                "attempt": "rig",
+                "attempt": "stand-in",
                 "outcome": "predicted",
             }
             self._send(self.topics.predictions, "prediction.avsc", record, keys[i])
@@ -267,7 +251,7 @@ class RetrainRig:
     def job(self, request_id: str, fail_point: str = "") -> subprocess.CompletedProcess[str]:
         """Run the job in a process of its own, which ends at ``fail_point`` if one is named."""
         places = {name.replace("_", "-"): value for name, value in asdict(self.places).items()}
-        flags = {"request-id": request_id, "pipeline-dir": self.pipeline.folder, **places}
+        flags = {"request-id": request_id, "pipeline-dir": self.loaded.folder, **places}
         arguments = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
         return subprocess.run(
             [sys.executable, "-m", "penstock_training_job", *arguments],
@@ -280,7 +264,7 @@ class RetrainRig:
 
     def job_with(self, request_id: str, make: MakeTrainer) -> RetrainEvent:
         """Run the job in this process, with other trainers."""
-        with workplace(request_id, self.pipeline.folder, self.places, FailPoints()) as work:
+        with workplace(request_id, self.loaded.folder, self.places, FailPoints()) as work:
             return run(work, make)
 
 
@@ -313,7 +297,7 @@ class RayView:
 
 
 @dataclass
-class RetrainWorld:
+class TriggerService:
     """One pipeline of its own: folder, topic, and the service."""
 
     bootstrap: str
@@ -321,9 +305,8 @@ class RetrainWorld:
     ray: RayView
     token_path: Path
     folder: Path
-    port: int = 0
-    process: subprocess.Popen[bytes] | None = None
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    process: ServiceProcess | None = None
+    started: list[ServiceProcess] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -342,48 +325,45 @@ class RetrainWorld:
         return f"{self.name}-{uuid.uuid4().hex[:8]}"
 
     def start(self, **extra: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        """Start the trigger and wait for nothing."""
+        folder = self.folder.parent
         steering = {
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "STAND_IN_DIR": str(self.steering),
         }
-        environment = {
-            **os.environ,
-            f"{PREFIX}KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
-            f"{PREFIX}REGISTRY__URL": self.registry_url,
-            f"{PREFIX}PIPELINES": json.dumps([str(self.folder)]),
-            f"{PREFIX}METRICS_PORT": str(self.port),
-            f"{PREFIX}RUN_DIR": str(self.folder.parent / "run"),
-            f"{PREFIX}MODELS_DIR": str(self.folder.parent / "models"),
-            f"{PREFIX}RAY_JOBS_URL": self.ray.url,
-            f"{PREFIX}RAY_AUTH_TOKEN_PATH": str(self.token_path),
-            f"{PREFIX}JOB_MODULE": "harness.retrain_stand_in",
-            f"{PREFIX}JOB_ENVIRONMENT": json.dumps(steering),
-            f"{PREFIX}RESUBMIT_WAIT_S": "3",
-            f"{PREFIX}WATCH_INTERVAL_S": "0.3",
-            f"{PREFIX}SESSION_TIMEOUT_S": "6",
-            **extra,
-        }
-        command = [sys.executable, "-m", "penstock_retrain_trigger"]
-        self.process = subprocess.Popen(
-            command, env=environment, cwd=self.folder.parent, start_new_session=True
+        settings = service_settings(
+            "retrain_trigger",
+            kafka=self.bootstrap,
+            registry=self.registry_url,
+            pipelines=[self.folder],
+            run_dir=folder / "run",
+            MODELS_DIR=folder / "models",
+            RAY_JOBS_URL=self.ray.url,
+            RAY_AUTH_TOKEN_PATH=self.token_path,
+            JOB_MODULE="harness.retrain_stand_in",
+            JOB_ENVIRONMENT=json.dumps(steering),
+            RESUBMIT_WAIT_S=3,
+            WATCH_INTERVAL_S=0.3,
+            SESSION_TIMEOUT_S=6,
         )
+        self.process = ServiceProcess("retrain_trigger", {**settings, **extra}, folder=folder)
         self.started.append(self.process)
 
     def get(self, path: str) -> str:
-        address = f"http://127.0.0.1:{self.port}{path}"
-        with urllib.request.urlopen(address, timeout=2) as answer:
-            return str(answer.read().decode())
+        """Return a page of the service that was started last."""
+        assert self.process is not None
+        return self.process.get(path)
 
     def wait_ready(self) -> None:
-        eventually(lambda: self.get("/ready"), START_S, "the service is ready")
+        """Wait until the service that was started last is ready."""
+        assert self.process is not None
+        service = self.process
+        eventually(lambda: service.is_ready, START_S, "the service is ready")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send the service a signal and return its exit code."""
         assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(15)
+        return self.process.stop(number, 15)
 
     def write(self, *events: RetrainEvent) -> None:
         schema = schema_text("retrain_event.avsc")
@@ -404,32 +384,12 @@ class RetrainWorld:
     def events(self) -> list[RetrainEvent]:
         """Return what is committed in the topic."""
         schema = schema_text("retrain_event.avsc")
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.bootstrap,
-                "group.id": uuid.uuid4().hex,
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "enable.auto.commit": False,
-            }
-        )
-        consumer.assign([TopicPartition(self.topic, 0, 0)])
-        found: list[RetrainEvent] = []
-        try:
-            while True:
-                message = consumer.poll(20)
-                assert message is not None
-                error = message.error()
-                if error is not None:
-                    assert error.code() == KafkaError._PARTITION_EOF
-                    return found
-                value = message.value()
-                if value and len(value) > PREFIX_BYTES:
-                    found.append(
-                        RetrainEvent.from_dict(decode_one(value, lambda _: schema, schema))
-                    )
-        finally:
-            consumer.close()
+        values = [message.value() for message in read_topic(self.bootstrap, self.topic)]
+        return [
+            RetrainEvent.from_dict(decode_one(value, lambda _: schema, schema))
+            for value in values
+            if value and len(value) > PREFIX_BYTES
+        ]
 
     def states(self, request: RetrainEvent) -> list[str]:
         """Return the states of a request, in order; no event id may come twice."""

@@ -10,13 +10,15 @@ this is the process that forks; it has one thread, and no client.
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,7 +27,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.stack import child, free_offset, infrastructure
+from harness.stack import child, free_offset, free_port, infrastructure
 from harness.waiting import eventually
 from penstock_inference.replicas import live_replicas
 from penstock_stack.artifacts import cache_dir
@@ -38,11 +40,12 @@ if TYPE_CHECKING:
 
 LOOK_S: Final = 0.1
 STOP_S: Final = 15.0
-PREFIX: Final = "PENSTOCK_INFERENCE_"
+PAGE_S: Final = 2.0
+"""Longest wait for a page of a service, seconds."""
 
 
 @dataclass(frozen=True)
-class ServicePlaces:
+class ServiceAddresses:
     """Where the services of a test find their neighbours.
 
     Parameters
@@ -59,6 +62,90 @@ class ServicePlaces:
     models_dir: Path
 
 
+def service_settings(
+    service: str,
+    *,
+    kafka: str,
+    registry: str,
+    pipelines: Sequence[Path],
+    run_dir: Path,
+    **settings: object,
+) -> dict[str, str]:
+    """Return what a service is told by variables.
+
+    Parameters
+    ----------
+    service
+        Its name as its settings' prefix has it: ``ingest``, ``retrain_trigger``.
+    settings
+        More settings, by their names without that prefix.
+    """
+    facts = {
+        "KAFKA__BOOTSTRAP_SERVERS": kafka,
+        "REGISTRY__URL": registry,
+        "PIPELINES": json.dumps([str(folder) for folder in pipelines]),
+        "RUN_DIR": run_dir,
+        **settings,
+    }
+    return {f"PENSTOCK_{service.upper()}_{name}": str(value) for name, value in facts.items()}
+
+
+class ServiceProcess(subprocess.Popen[bytes]):
+    """A service as users run it: ``python -m penstock_<service>``, in a session of its own.
+
+    Parameters
+    ----------
+    settings
+        Variables beside the test's own, such as those of `service_settings`. ``METRICS_PORT`` is a
+        free port unless it is among them.
+    """
+
+    def __init__(
+        self, service: str, settings: Mapping[str, str], *, folder: Path | None = None
+    ) -> None:
+        self.service = service
+        name = f"PENSTOCK_{service.upper()}_METRICS_PORT"
+        self.port = int(settings.get(name) or free_port())
+        environment = {**os.environ, **settings, name: str(self.port)}
+        command = [sys.executable, "-m", f"penstock_{service}"]
+        super().__init__(command, env=environment, cwd=folder, start_new_session=True)
+
+    def get(self, path: str) -> str:
+        """Return what its page of health and metrics answers; empty where nobody answers."""
+        try:
+            url = f"http://127.0.0.1:{self.port}{path}"
+            with urllib.request.urlopen(url, timeout=PAGE_S) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return ""
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """Return a sample whose labels include those given."""
+        from harness.judges import parse
+
+        for (found, pairs), value in parse(self.get("/metrics").encode()).items():
+            if found == name and labels.items() <= dict(pairs).items():
+                return value
+        return None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it works: its page says so."""
+        return bool(self.get("/ready"))
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 20.0) -> int:
+        """Send a signal and return the exit code."""
+        self.send_signal(number)
+        return self.wait(timeout_s)
+
+    def end(self) -> None:
+        """Make sure that it is gone, whatever state it is in."""
+        if self.poll() is None:
+            self.send_signal(signal.SIGCONT)
+            self.kill()
+            self.wait(STOP_S)
+
+
 @dataclass(eq=False)  # each is one process
 class BareRouter:
     """A router process.
@@ -73,7 +160,7 @@ class BareRouter:
         More variables, such as ``PENSTOCK_INFERENCE_LOOP__SESSION_TIMEOUT_S``.
     """
 
-    places: ServicePlaces
+    addresses: ServiceAddresses
     folder: Path
     run_dir: Path
     extra: Mapping[str, str] = field(default_factory=dict)
@@ -83,14 +170,18 @@ class BareRouter:
 
         metrics = self.run_dir / METRICS
         metrics.mkdir(parents=True, exist_ok=True)
+        settings = service_settings(
+            "inference",
+            kafka=self.addresses.kafka,
+            registry=self.addresses.registry,
+            pipelines=[self.folder],
+            run_dir=self.run_dir,
+            TRITON__GRPC_URL=self.addresses.triton_grpc,
+            LOOP__SESSION_TIMEOUT_S=6,
+        )
         environment = {
             **os.environ,
-            f"{PREFIX}KAFKA__BOOTSTRAP_SERVERS": self.places.kafka,
-            f"{PREFIX}REGISTRY__URL": self.places.registry,
-            f"{PREFIX}TRITON__GRPC_URL": self.places.triton_grpc,
-            f"{PREFIX}PIPELINES": f'["{self.folder}"]',
-            f"{PREFIX}RUN_DIR": str(self.run_dir),
-            f"{PREFIX}LOOP__SESSION_TIMEOUT_S": "6",
+            **settings,
             "PROMETHEUS_MULTIPROC_DIR": str(metrics),
             "OMP_NUM_THREADS": "1",
             **self.extra,
@@ -323,7 +414,7 @@ class ServeService:
         More settings, by the full names of their variables.
     """
 
-    places: ServicePlaces
+    addresses: ServiceAddresses
     root: Path
     folder: Path
     extra: Mapping[str, str]
@@ -360,19 +451,20 @@ class ServeService:
         return len(live_replicas(self.run_dir)[0])
 
     def _settings(self, endpoints: Endpoints) -> dict[str, str]:
-        return {
-            f"{PREFIX}KAFKA__BOOTSTRAP_SERVERS": self.places.kafka,
-            f"{PREFIX}REGISTRY__URL": self.places.registry,
-            f"{PREFIX}TRITON__GRPC_URL": self.places.triton_grpc,
-            f"{PREFIX}PIPELINES": f'["{self.folder}"]',
-            f"{PREFIX}RUN_DIR": str(self.run_dir),
-            f"{PREFIX}FEAST_DIR": str(self.root / "feast"),
-            f"{PREFIX}RAY_ADDRESS": endpoints.address("RAY_GCS"),
-            f"{PREFIX}GATEWAY_PORT": str(endpoints.port("GATEWAY")),
-            f"{PREFIX}METRICS_PORT": str(endpoints.port("INFERENCE")),
-            f"{PREFIX}LOOP__SESSION_TIMEOUT_S": "6",
-            **self.extra,
-        }
+        settings = service_settings(
+            "inference",
+            kafka=self.addresses.kafka,
+            registry=self.addresses.registry,
+            pipelines=[self.folder],
+            run_dir=self.run_dir,
+            TRITON__GRPC_URL=self.addresses.triton_grpc,
+            FEAST_DIR=self.root / "feast",
+            RAY_ADDRESS=endpoints.address("RAY_GCS"),
+            GATEWAY_PORT=endpoints.port("GATEWAY"),
+            METRICS_PORT=endpoints.port("INFERENCE"),
+            LOOP__SESSION_TIMEOUT_S=6,
+        )
+        return {**settings, **self.extra}
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 import psutil
 from harness.faults import kill
@@ -220,6 +220,11 @@ class Stack:
         return f"{host}:{int(port) + 1}"
 
     @property
+    def model_server(self) -> ModelServer:
+        """Triton's gRPC address and its live model repository."""
+        return ModelServer(self.triton_grpc_url, self.models_dir)
+
+    @property
     def gateway_url(self) -> str:
         """Address of the REST gateway."""
         return self._endpoint("gateway")
@@ -412,7 +417,7 @@ class Broker:
     proxied: int = 0
     process: subprocess.Popen[bytes] | None = None
 
-    def prepare(self, voters: str, replicas: int) -> None:
+    def prepare(self, voters: str, replicas: int, properties: str) -> None:
         """Write the configuration and format the log directory."""
         self.home.mkdir(parents=True)
         (self.home / "log4j2.properties").write_text(LOGGING)
@@ -428,7 +433,7 @@ class Broker:
             replicas=replicas,
             in_sync=max(1, replicas - 1),
         )
-        (self.home / "server.properties").write_text(text)
+        (self.home / "server.properties").write_text(text + properties)
         tool = ["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID]
         command = [*self._java(), *tool, "--config", str(self.home / "server.properties")]
         subprocess.run(command, check=True, capture_output=True, timeout=START_S)
@@ -464,20 +469,44 @@ class Broker:
         return [java(), *options, logging, "-cp", jars]
 
 
+class ModelServer(NamedTuple):
+    """Where a model server answers, and the repository it loads from."""
+
+    grpc: str
+    models_dir: Path
+
+
 class Cluster:
-    """Brokers of one cluster; every topic has as many replicas as there are brokers.
+    """Brokers of one cluster, which run in a ``with`` block.
+
+    Every topic has as many replicas as there are brokers.
 
     Parameters
     ----------
     proxied
         Port of a proxy in front of the only broker's second listener.
+    properties
+        More lines of ``server.properties``.
     """
 
-    def __init__(self, root: Path, brokers: int = 1, proxied: int = 0) -> None:
+    def __init__(
+        self, root: Path, brokers: int = 1, proxied: int = 0, properties: str = ""
+    ) -> None:
         self.brokers = [Broker(n, root / str(n), proxied=proxied) for n in range(1, brokers + 1)]
         voters = ",".join(f"{b.node}@{HOST}:{b.controller}" for b in self.brokers)
         for broker in self.brokers:
-            broker.prepare(voters, brokers)
+            broker.prepare(voters, brokers, properties)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def bootstrap(self) -> str:

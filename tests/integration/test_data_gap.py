@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from harness.loop import TIMEOUT_S, LoopWorld
+from harness.kafka import delete_records
+from harness.loop import TIMEOUT_S, WorkerGroup
 from harness.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def world(kafka_bootstrap: str) -> Iterator[LoopWorld]:
-    """Return a world of one partition."""
-    made = LoopWorld(kafka_bootstrap, partitions=1)
+def group(kafka_bootstrap: str) -> Iterator[WorkerGroup]:
+    """Return a group of one partition."""
+    made = WorkerGroup(kafka_bootstrap, partitions=1)
     yield made
     made.close()
 
@@ -34,42 +34,40 @@ def told(worker: subprocess.Popen[bytes], log: Path) -> str:
     return log.read_text()
 
 
-def make_again(world: LoopWorld) -> None:
+def make_again(group: WorkerGroup) -> None:
     """Delete the input topic and create it anew."""
-    admin = AdminClient({"bootstrap.servers": world.bootstrap})
-    admin.delete_topics([world.topic])[world.topic].result(TIMEOUT_S)
+    admin = AdminClient({"bootstrap.servers": group.bootstrap})
+    admin.delete_topics([group.topic])[group.topic].result(TIMEOUT_S)
     eventually(
-        lambda: world.topic not in admin.list_topics(timeout=TIMEOUT_S).topics, 20, "it is gone"
+        lambda: group.topic not in admin.list_topics(timeout=TIMEOUT_S).topics, 20, "it is gone"
     )
-    admin.create_topics([NewTopic(world.topic, 1, 1)])[world.topic].result(TIMEOUT_S)
-    world.sent.clear()
+    admin.create_topics([NewTopic(group.topic, 1, 1)])[group.topic].result(TIMEOUT_S)
+    group.sent.clear()
 
 
 def test_retention_that_passes_the_group_stops_it_with_the_range(
-    world: LoopWorld, tmp_path: Path
+    group: WorkerGroup, tmp_path: Path
 ) -> None:
-    world.send(300)
-    first = world.start()
-    world.await_end(30)
+    group.send(300)
+    first = group.start()
+    group.await_end(30)
     assert stopped(first) == 0
-    world.send(300, first=300)
-    admin = AdminClient({"bootstrap.servers": world.bootstrap})
-    place = TopicPartition(world.topic, 0, 450)
-    admin.delete_records([place])[place].result(TIMEOUT_S)
+    group.send(300, first=300)
+    delete_records(group.bootstrap, group.topic, 0, before=450)
     log = tmp_path / "second"
-    assert "offsets 0: [300, 450): the log starts at 450" in told(world.start(log=log), log)
-    assert world.committed() == {0: 300}
+    assert "offsets 0: [300, 450): the log starts at 450" in told(group.start(log=log), log)
+    assert group.committed() == {0: 300}
 
 
 def test_a_topic_made_again_stops_the_group_though_its_offsets_fit(
-    world: LoopWorld, tmp_path: Path
+    group: WorkerGroup, tmp_path: Path
 ) -> None:
-    world.send(300)
+    group.send(300)
     log = tmp_path / "worker"
-    worker = world.start(log=log)
-    world.await_end(30)
-    make_again(world)
-    world.send(600)
+    worker = group.start(log=log)
+    group.await_end(30)
+    make_again(group)
+    group.send(600)
     text = told(worker, log)
     assert "data_gap" in text
     assert "made again" in text

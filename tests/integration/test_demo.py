@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import yaml
 from confluent_kafka import Consumer, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
+from harness.kafka import own_topics
 from penstock_cli.demonstration import run as module
 from penstock_cli.demonstration.run import DemoPlan, run
 from penstock_cli.demonstration.stages import CONTROL, LOOP, Stage, StageMissed
@@ -57,19 +58,15 @@ def config(
     folder: Path, tmp_path: Path, kafka_bootstrap: str, registry_url: str
 ) -> Iterator[StackConfig]:
     topics = load_pipeline(folder).config.topic_names
-    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
-    wanted = [NewTopic(topic.name, topic.partitions, 1) for topic in topics.all(2)]
-    for made in admin.create_topics(wanted).values():
-        made.result(20)
     ports = {
         **PUBLIC_PORTS,
         "KAFKA": int(kafka_bootstrap.rsplit(":", 1)[1]),
         "REGISTRY": urlsplit(registry_url).port or 0,
         "DRIFT": 1,  # nobody answers there
     }
-    yield StackConfig(tmp_path / "state", tmp_path, Endpoints(ports), (folder,))
-    for gone in admin.delete_topics([topic.name for topic in topics.all(2)]).values():
-        gone.result(20)
+    wanted = [NewTopic(topic.name, topic.partitions, 1) for topic in topics.all(2)]
+    with own_topics(kafka_bootstrap, wanted):
+        yield StackConfig(tmp_path / "state", tmp_path, Endpoints(ports), (folder,))
 
 
 class PlayedLoop(threading.Thread):

@@ -6,7 +6,6 @@ What it must find is computed apart from it: the pure core over the observations
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import threading
@@ -20,10 +19,10 @@ import pytest
 from confluent_kafka import Producer
 from harness.drift import (
     WAIT_S,
-    DriftWorld,
+    DriftService,
     Stream,
     delete_model,
-    drift_world,
+    drift_service,
     log_model,
     make_stream,
     make_training_reference,
@@ -53,24 +52,17 @@ SMALL = {
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 
-@pytest.fixture(scope="session")
-def mlflow_url(request: pytest.FixtureRequest) -> str:
-    """Return the tracking server's URL: PENSTOCK_TEST_MLFLOW, else the stack's."""
-    named = os.environ.get("PENSTOCK_TEST_MLFLOW")
-    return named or str(request.getfixturevalue("stack").mlflow_url)
-
-
 @pytest.fixture
-def world(
+def service(
     kafka_bootstrap: str, registry_url: str, mlflow_url: str, tmp_path: Path
-) -> Iterator[DriftWorld]:
-    with drift_world(kafka_bootstrap, registry_url, mlflow_url, tmp_path, SECTIONS) as made:
+) -> Iterator[DriftService]:
+    with drift_service(kafka_bootstrap, registry_url, mlflow_url, tmp_path, SECTIONS) as made:
         yield made
 
 
-def log_in_topic(world: DriftWorld) -> Observations:
+def log_in_topic(service: DriftService) -> Observations:
     """Return all committed observations, by offset; none may be there twice."""
-    messages = world.read(world.topics.observations, 2 * ROWS)
+    messages = service.read(service.topics.observations, 2 * ROWS)
     text = schema_text("observation.avsc")
     decoded = ColumnarDecoder(text, lambda _: text).decode([m.value() for m in messages])
     assert not decoded.errors
@@ -85,103 +77,107 @@ def log_in_topic(world: DriftWorld) -> Observations:
 
 
 def expected(
-    world: DriftWorld, log: Observations, reference: Reference | None = None
+    service: DriftService, log: Observations, reference: Reference | None = None
 ) -> tuple[list[DriftEvent], list[RetrainEvent]]:
-    outcome = DriftMonitor(world.loaded.config, lambda name, version: reference).process(log)
+    outcome = DriftMonitor(service.loaded.config, lambda name, version: reference).process(log)
     assert outcome.requests, "the stream shows no drift"
     return outcome.events, outcome.requests
 
 
-def assert_as_expected(world: DriftWorld, reference: Reference | None = None) -> None:
+def assert_as_expected(service: DriftService, reference: Reference | None = None) -> None:
     """Compare what was written with what the log leads to, once all of it was seen."""
-    events, requests = expected(world, log_in_topic(world), reference)
-    group_lag = eventually(lambda: world.metric("penstock_drift_waiting", kind="predictions"), 30)
+    events, requests = expected(service, log_in_topic(service), reference)
+    group_lag = eventually(lambda: service.metric("penstock_drift_waiting", kind="predictions"), 30)
     assert group_lag is not None
-    assert world.events(len(events)) == events
-    assert world.requests(len(requests)) == requests
+    assert service.events(len(events)) == events
+    assert service.requests(len(requests)) == requests
     assert len(requests) == 1
 
 
-def publish_in_steps(world: DriftWorld, stream: Stream, start: int = 0, end: int = ROWS) -> None:
+def publish_in_steps(
+    service: DriftService, stream: Stream, start: int = 0, end: int = ROWS
+) -> None:
     for row in range(start, end, STEP):
-        world.publish(stream, row, row + STEP)
+        service.publish(stream, row, row + STEP)
 
 
-def test_drift_is_found_asked_for_once_and_reported(world: DriftWorld, tmp_path: Path) -> None:
-    names = world.loaded.config.feature_names
-    name = world.loaded.config.pipeline
-    log_model(world.mlflow_url, name, names, tmp_path)
+def test_drift_is_found_asked_for_once_and_reported(service: DriftService, tmp_path: Path) -> None:
+    names = service.loaded.config.feature_names
+    name = service.loaded.config.pipeline
+    log_model(service.mlflow_url, name, names, tmp_path)
     try:
-        world.start(**SMALL)
+        service.start(**SMALL)
         stream = make_stream(3, ROWS, concept_at=CHANGE, model=name)
-        publish_in_steps(world, stream)
+        publish_in_steps(service, stream)
         reference = make_training_reference(names)
-        assert_as_expected(world, reference)
-        detected = next(e for e in world.events(2) if e.severity == "detected")
+        assert_as_expected(service, reference)
+        detected = next(e for e in service.events(2) if e.severity == "detected")
         assert detected.kind == "concept"
         assert detected.reference_id == reference.reference_id
-        since = world.requests()[0].data_since
+        since = service.requests()[0].data_since
         assert since is not None
         assert abs(since - int(stream.times[CHANGE])) < 500 * 6_000
-        report = eventually(lambda: report_of(world, detected), WAIT_S)
+        report = eventually(lambda: report_of(service, detected), WAIT_S)
         assert report["rows"] == detected.window.rows
         assert "error" in report["drifted"]
         assert report["event_ids"] == [detected.event_id]
-        assert (world.reports / f"{detected.episode_id}.html").stat().st_size > 100_000
+        assert (service.reports / f"{detected.episode_id}.html").stat().st_size > 100_000
         last = slice(-ROWS, None)
         truth = auc(stream.labels[last], stream.scores[last])
-        shown = eventually(lambda: world.metric("penstock_drift_auc", version="1"), 10)
+        shown = eventually(lambda: service.metric("penstock_drift_auc", version="1"), 10)
         assert shown == pytest.approx(truth, abs=0.005)
-        assert world.stop() == 0
+        assert service.stop() == 0
         # A report that is gone is made again.
-        (world.reports / f"{detected.episode_id}.json").unlink()
-        world.start(**SMALL)
-        assert eventually(lambda: report_of(world, detected), WAIT_S) == report
+        (service.reports / f"{detected.episode_id}.json").unlink()
+        service.start(**SMALL)
+        assert eventually(lambda: report_of(service, detected), WAIT_S) == report
     finally:
-        delete_model(world.mlflow_url, name)
+        delete_model(service.mlflow_url, name)
 
 
-def report_of(world: DriftWorld, event: DriftEvent) -> dict[str, Any]:
-    file = world.reports / f"{event.episode_id}.json"
+def report_of(service: DriftService, event: DriftEvent) -> dict[str, Any]:
+    file = service.reports / f"{event.episode_id}.json"
     return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("place", ["mid_produce:4", "during_commit:6"])
-def test_killed_at_a_bad_moment_the_same_is_found(world: DriftWorld, place: str) -> None:
+def test_killed_at_a_bad_moment_the_same_is_found(service: DriftService, place: str) -> None:
     stream = make_stream(4, ROWS, concept_at=CHANGE)
-    publish_in_steps(world, stream, 0, CHANGE)
-    world.start(**kill_loop("PENSTOCK_DRIFT_", place), **SMALL)
-    assert world.process is not None
-    assert world.process.wait(WAIT_S) == -signal.SIGKILL
-    world.start(**SMALL)
-    publish_in_steps(world, stream, CHANGE)
-    assert_as_expected(world)
+    publish_in_steps(service, stream, 0, CHANGE)
+    service.start(**kill_loop("PENSTOCK_DRIFT_", place), **SMALL)
+    assert service.process is not None
+    assert service.process.wait(WAIT_S) == -signal.SIGKILL
+    service.start(**SMALL)
+    publish_in_steps(service, stream, CHANGE)
+    assert_as_expected(service)
 
 
 @pytest.mark.faults
-def test_killed_at_random_the_same_is_found(world: DriftWorld, seed: int) -> None:
+def test_killed_at_random_the_same_is_found(service: DriftService, seed: int) -> None:
     rng = random.Random(seed)
     stream = make_stream(5, ROWS, concept_at=CHANGE)
     for start in range(0, ROWS, 4 * STEP):
-        publish_in_steps(world, stream, start, start + 4 * STEP)
-        world.start(**SMALL)
+        publish_in_steps(service, stream, start, start + 4 * STEP)
+        service.start(**SMALL)
         if start + 4 * STEP == ROWS:
             break
-        eventually(lambda: world.metric("penstock_drift_observations_total"), 60)
-        assert world.process is not None
+        eventually(lambda: service.metric("penstock_drift_observations_total"), 60)
+        assert service.process is not None
         threading.Event().wait(rng.uniform(0.0, 1.5))
-        world.process.kill()
-        world.process.wait(10)
-    assert_as_expected(world)
-    assert world.stop() == 0
+        service.process.kill()
+        service.process.wait(10)
+    assert_as_expected(service)
+    assert service.stop() == 0
 
 
-def test_bad_interactions_are_dead_letters_and_their_neighbours_go_on(world: DriftWorld) -> None:
+def test_bad_interactions_are_dead_letters_and_their_neighbours_go_on(
+    service: DriftService,
+) -> None:
     stream = make_stream(6, ROWS, concept_at=CHANGE)
-    world.start(**SMALL)
-    publish_in_steps(world, stream, 0, CHANGE)
-    encode = world.encoders[world.topics.interactions]
+    service.start(**SMALL)
+    publish_in_steps(service, stream, 0, CHANGE)
+    encode = service.encoders[service.topics.interactions]
     good = {"event_id": "e1", "kind": None, "value": None, "occurred_at": 10**12}
     bad = [
         b"\x00\x00",
@@ -189,13 +185,13 @@ def test_bad_interactions_are_dead_letters_and_their_neighbours_go_on(world: Dri
         encode({**good, "label": float("nan")}),
         encode({**good, "event_id": "", "label": 1.0}),
     ]
-    producer = Producer({"bootstrap.servers": world.bootstrap})
+    producer = Producer({"bootstrap.servers": service.bootstrap})
     for value in (*bad, encode({**good, "label": None, "kind": "dispute"})):
-        producer.produce(world.topics.interactions, value, b"k", partition=0)
+        producer.produce(service.topics.interactions, value, b"k", partition=0)
     assert producer.flush(30) == 0
-    publish_in_steps(world, stream, CHANGE)
-    assert_as_expected(world)
-    dead = world.read(world.topics.dead_letter(world.topics.interactions), len(bad))
+    publish_in_steps(service, stream, CHANGE)
+    assert_as_expected(service)
+    dead = service.read(service.topics.dead_letter(service.topics.interactions), len(bad))
     assert sorted(m.value() for m in dead) == sorted(bad)
     classes = Counter(dict(m.headers())["dlq.class"] for m in dead)
     assert classes == {b"decode": 2, b"rule": 2}

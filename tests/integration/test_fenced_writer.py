@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
+from harness.kafka import own_topics
 from harness.waiting import background_calls
 from penstock_schemas.errors import BrokerUnavailable, DeliveryFailed, FencedError
 from penstock_streaming.errors import OutcomeUnknown
@@ -24,13 +25,9 @@ WAIT_S = 20.0
 @pytest.fixture
 def topics(kafka_bootstrap: str) -> Iterator[list[str]]:
     names = [f"fenced-{uuid.uuid4().hex[:8]}" for _ in range(2)]
-    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
     config = {"max.message.bytes": "10000"}
-    for future in admin.create_topics([NewTopic(n, 1, 1, config=config) for n in names]).values():
-        future.result(WAIT_S)
-    yield names
-    for future in admin.delete_topics(names).values():
-        future.result(WAIT_S)
+    with own_topics(kafka_bootstrap, [NewTopic(name, 1, 1, config=config) for name in names]):
+        yield names
 
 
 @pytest.fixture

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from harness.clients import serving
-from harness.inference import GatewayWorld, expected_scores, gateway_world
+from harness.inference import GatewayOnTriton, expected_scores, gateway_on_triton
 from harness.models import MODEL_WIDTH
+from harness.stack import ModelServer
 from harness.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
@@ -26,22 +25,16 @@ WITHIN_S = 5.0
 
 
 @pytest.fixture(scope="module")
-def world(request: pytest.FixtureRequest) -> Iterator[GatewayWorld]:
-    named = os.environ.get("PENSTOCK_TEST_TRITON")  # host:port,repository
-    if named:
-        grpc, _, models_dir = named.partition(",")
-    else:
-        stack = request.getfixturevalue("stack")
-        grpc, models_dir = stack.triton_grpc_url, str(stack.models_dir)
-    with gateway_world(grpc, Path(models_dir), TIMEOUT_S) as made:
+def gateway(model_server: ModelServer) -> Iterator[GatewayOnTriton]:
+    with gateway_on_triton(*model_server, TIMEOUT_S) as made:
         yield made
 
 
 @pytest.fixture(autouse=True)
-def _answers(world: GatewayWorld) -> Iterator[None]:
+def _answers(gateway: GatewayOnTriton) -> Iterator[None]:
     yield
-    world.proxy.up()
-    eventually(lambda: world.ask([np.zeros((1, MODEL_WIDTH), "f4")]), 30.0)
+    gateway.proxy.up()
+    eventually(lambda: gateway.ask([np.zeros((1, MODEL_WIDTH), "f4")]), 30.0)
 
 
 def random_rows(rng: np.random.Generator, callers: int) -> list[Any]:
@@ -51,19 +44,19 @@ def random_rows(rng: np.random.Generator, callers: int) -> list[Any]:
     ]
 
 
-def test_concurrent_callers_share_calls(world: GatewayWorld, rng: np.random.Generator) -> None:
+def test_concurrent_callers_share_calls(gateway: GatewayOnTriton, rng: np.random.Generator) -> None:
     asked = random_rows(rng, 200)
-    calls, rows = world.settled_counts()
-    answers = world.ask(asked)
+    calls, rows = gateway.settled_counts()
+    answers = gateway.ask(asked)
     for row, scores in zip(asked, answers, strict=True):
         assert scores == pytest.approx(expected_scores(row), abs=1e-6), "each its own"
-    calls_after, rows_after = world.counts()
+    calls_after, rows_after = gateway.counts()
     assert rows_after - rows == sum(map(len, asked))
     assert calls_after - calls <= 40, "of 200 callers"
 
 
 def test_callers_that_vanish_leave_their_mates_unharmed(
-    world: GatewayWorld, rng: np.random.Generator
+    gateway: GatewayOnTriton, rng: np.random.Generator
 ) -> None:
     asked = random_rows(rng, 300)
     gone = rng.random(300) < 0.4
@@ -74,7 +67,7 @@ def test_callers_that_vanish_leave_their_mates_unharmed(
         task.cancel()
 
     async def run() -> list[Any]:
-        tasks = [asyncio.create_task(world.scorer.answer(None, row)) for row in asked]
+        tasks = [asyncio.create_task(gateway.scorer.answer(None, row)) for row in asked]
         ends = [asyncio.create_task(vanish(tasks[at], waits_s[at])) for at in np.flatnonzero(gone)]
         async with asyncio.timeout(20.0):
             await asyncio.gather(*ends)
@@ -118,42 +111,42 @@ def statuses(app: Any, callers: int, seconds: float) -> tuple[Counter[int], floa
     return found, longest
 
 
-def test_overload_is_answered_with_come_back(world: GatewayWorld) -> None:
-    world.proxy.slow(0.05)
-    found, _ = statuses(world.make_app(max_in_flight=8), callers=48, seconds=0.7)
+def test_overload_is_answered_with_come_back(gateway: GatewayOnTriton) -> None:
+    gateway.proxy.slow(0.05)
+    found, _ = statuses(gateway.make_app(max_in_flight=8), callers=48, seconds=0.7)
     assert set(found) == {200, 429}
-    found, _ = statuses(world.make_app(max_in_flight_rows=8, max_request_rows=8), 48, 0.7)
+    found, _ = statuses(gateway.make_app(max_in_flight_rows=8, max_request_rows=8), 48, 0.7)
     assert set(found) == {200, 429}
 
 
-def test_model_server_that_is_away_is_told_at_once(world: GatewayWorld) -> None:
-    app = world.make_app()
-    world.proxy.down()
+def test_model_server_that_is_away_is_told_at_once(gateway: GatewayOnTriton) -> None:
+    app = gateway.make_app()
+    gateway.proxy.down()
     eventually(lambda: set(statuses(app, 8, 0.2)[0]) == {503}, WITHIN_S)
     found, longest = statuses(app, callers=16, seconds=1.0)
     assert set(found) == {503}
     assert longest < TIMEOUT_S, "its circuit is open: nobody waits for it"
-    world.proxy.up()
+    gateway.proxy.up()
     eventually(lambda: set(statuses(app, 8, 0.2)[0]) == {200}, 15.0)
 
 
-def test_model_server_that_hangs_costs_one_deadline(world: GatewayWorld) -> None:
-    app = world.make_app()
-    world.proxy.hang()
+def test_model_server_that_hangs_costs_one_deadline(gateway: GatewayOnTriton) -> None:
+    app = gateway.make_app()
+    gateway.proxy.hang()
     found, longest = statuses(app, callers=16, seconds=0.5)
     assert set(found) == {503}
     assert longest < 2 * TIMEOUT_S + 1.0
     found, longest = statuses(app, callers=16, seconds=1.0)
     assert set(found) == {503}
     assert longest < TIMEOUT_S
-    world.proxy.up()
+    gateway.proxy.up()
     eventually(lambda: set(statuses(app, 8, 0.2)[0]) == {200}, 20.0)
 
 
-def test_model_that_was_unloaded_comes_back(world: GatewayWorld) -> None:
+def test_model_that_was_unloaded_comes_back(gateway: GatewayOnTriton) -> None:
     """No caller meets anything but its answer or 503 meanwhile."""
-    app = world.make_app()
-    world.server.unload_model(world.served_as)
+    app = gateway.make_app()
+    gateway.server.unload_model(gateway.served_as)
     found, _ = statuses(app, callers=4, seconds=1.0)
     assert set(found) <= {200, 503}
     eventually(lambda: set(statuses(app, 4, 0.2)[0]) == {200}, 15.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from harness.copy_worker import CAN_STOP
-from harness.loop import LoopWorld
+from harness.loop import WorkerGroup
 from harness.stack import Cluster
 from harness.waiting import Background, background_calls, eventually, holds_for
 from penstock_streaming.timing import Deadline
@@ -36,15 +36,9 @@ TOLD = ("aborted:", "new producer:", "not committed at the end", " lost (", " re
 @pytest.fixture(scope="module")
 def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return a broker of our own."""
-    cluster = Cluster(tmp_path_factory.mktemp("churn") / "kafka")
-    for broker in cluster.brokers:
-        with (broker.home / "server.properties").open("a") as properties:
-            properties.write(SESSIONS)
-    try:
-        cluster.start()
+    folder = tmp_path_factory.mktemp("churn") / "kafka"
+    with Cluster(folder, properties=SESSIONS) as cluster:
         yield cluster.bootstrap
-    finally:
-        cluster.close()
 
 
 @pytest.fixture
@@ -55,9 +49,9 @@ def in_background() -> Iterator[Background]:
 
 @dataclass
 class Churn:
-    """Workers of one world, and what is done to them."""
+    """Workers of one group, and what is done to them."""
 
-    world: LoopWorld
+    group: WorkerGroup
     protocols: tuple[str, ...]
     folder: Path
     rng: random.Random
@@ -65,14 +59,14 @@ class Churn:
     alive: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def join(self) -> None:
-        protocol = self.protocols[len(self.world.workers) % len(self.protocols)]
-        log = self.folder / f"{len(self.world.workers)}.log"
-        worker = self.world.start(log=log, group_protocol=protocol, commit_interval_s=COMMIT_S)
+        protocol = self.protocols[len(self.group.workers) % len(self.protocols)]
+        log = self.folder / f"{len(self.group.workers)}.log"
+        worker = self.group.start(log=log, group_protocol=protocol, commit_interval_s=COMMIT_S)
         self.alive.append(worker)
 
     def leave(self) -> None:
         worker = self.alive.pop(0)
-        log = self.folder / f"{self.world.workers.index(worker)}.log"
+        log = self.folder / f"{self.group.workers.index(worker)}.log"
         eventually(lambda: CAN_STOP in log.read_text(), 30, "the worker has started")
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(30) == 0
@@ -103,12 +97,12 @@ def test_churn_neither_loses_nor_doubles(
     protocols: tuple[str, ...],
     seed: int,
 ) -> None:
-    world = LoopWorld(bootstrap, partitions=6)
-    churn = Churn(world, protocols, tmp_path, random.Random(seed))
+    group = WorkerGroup(bootstrap, partitions=6)
+    churn = Churn(group, protocols, tmp_path, random.Random(seed))
     try:
         churn.join()
-        eventually(lambda: send(world) and committed(world) > 0, 60, "the first works")
-        sender = in_background(lambda: holds_for(lambda: send(world), CHURN_S, "sending"))
+        eventually(lambda: send(group) and committed(group) > 0, 60, "the first works")
+        sender = in_background(lambda: holds_for(lambda: send(group), CHURN_S, "sending"))
         churning = Deadline(CHURN_S)
         while not churning.expired:
             sender.check()
@@ -117,23 +111,23 @@ def test_churn_neither_loses_nor_doubles(
         sender.join()
         while len(churn.alive) > 1:
             churn.leave()
-        world.await_end(120)
+        group.await_end(120)
         churn.leave()
-        world.assert_exactly_once()
-        aborted = world.aborted()
+        group.assert_exactly_once()
+        aborted = group.aborted()
         print(  # noqa: T201 - shown with -rP
-            f"{protocols}: {len(world.sent)} sent, {dict(churn.done)}, {aborted} outputs aborted, "
+            f"{protocols}: {len(group.sent)} sent, {dict(churn.done)}, {aborted} outputs aborted, "
             f"said: {churn.told()}"
         )
         assert aborted > 0, "the churn bites"
     finally:
-        world.close()
+        group.close()
 
 
-def send(world: LoopWorld) -> bool:
-    world.send(100, first=len(world.sent))
+def send(group: WorkerGroup) -> bool:
+    group.send(100, first=len(group.sent))
     return True
 
 
-def committed(world: LoopWorld) -> int:
-    return sum(max(0, end) for end in world.committed().values())
+def committed(group: WorkerGroup) -> int:
+    return sum(max(0, end) for end in group.committed().values())

@@ -5,15 +5,9 @@ What it must give is computed apart from it: the offline pass of training over t
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,10 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Producer
 from harness.clients import register_schema
+from harness.kafka import Isolation, own_topics, read_topic
 from harness.kills import kill_loop
+from harness.services import ServiceProcess, service_settings
 from harness.waiting import eventually
 from penstock_features.history import history
 from penstock_features.online import apply_definitions, load_profiles, open_store
@@ -49,7 +44,7 @@ pytestmark = [
 
 
 @dataclass
-class World:
+class IngestService:
     """One pipeline of its own: folder, topics, schema, online store, and the service."""
 
     bootstrap: str
@@ -58,8 +53,7 @@ class World:
     feast_dir: Path
     schema_id: int
     simulator: CardTransactions
-    port: int = 0
-    process: subprocess.Popen[bytes] | None = None
+    process: ServiceProcess | None = None
     sent: list[Any] = field(default_factory=list)
 
     @property
@@ -71,34 +65,22 @@ class World:
         return self.loaded.config.topic_names
 
     def start(self, **extra: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        prefix = "PENSTOCK_INGEST_"
-        environment = {
-            **os.environ,
-            f"{prefix}KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
-            f"{prefix}REGISTRY__URL": self.registry_url,
-            f"{prefix}PIPELINES": f'["{self.loaded.folder}"]',
-            f"{prefix}FEAST_DIR": str(self.feast_dir),
-            f"{prefix}METRICS_PORT": str(self.port),
-            f"{prefix}RUN_DIR": str(self.run_dir),
-            **extra,
-        }
-        command = [sys.executable, "-m", "penstock_ingest"]
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True)
+        settings = service_settings(
+            "ingest",
+            kafka=self.bootstrap,
+            registry=self.registry_url,
+            pipelines=[self.loaded.folder],
+            run_dir=self.run_dir,
+            FEAST_DIR=self.feast_dir,
+        )
+        self.process = ServiceProcess("ingest", {**settings, **extra})
 
     def is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/ready", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except urllib.error.URLError:
-            return False
+        return self.process is not None and self.process.is_ready
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(15)
+        return self.process.stop(number, 15)
 
     def publish(self, rows: int, rate: float = 0.02) -> None:
         """Publish as a foreign producer does; remember what was sent."""
@@ -115,32 +97,10 @@ class World:
             producer.poll(0)
         assert producer.flush(30) == 0
 
-    def read(self, topic: str, rows: int, isolation: str = "read_committed") -> list[Any]:
+    def read(self, topic: str, rows: int, isolation: Isolation = "read_committed") -> list[Any]:
         """Read a topic from its start until ``rows`` records are there and a second is quiet."""
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.bootstrap,
-                "group.id": uuid.uuid4().hex,
-                "isolation.level": isolation,
-                "auto.offset.reset": "earliest",
-                "enable.auto.commit": False,
-            }
-        )
-        try:
-            partitions = range(self.loaded.config.partitions)
-            consumer.assign([TopicPartition(topic, p, 0) for p in partitions])
-            got: list[Any] = []
-            end = time.monotonic() + START_S
-            quiet = time.monotonic() + 1
-            while time.monotonic() < end and (len(got) < rows or time.monotonic() < quiet):
-                message = consumer.poll(0.2)
-                if message is not None:
-                    assert message.error() is None
-                    got.append(message)
-                    quiet = time.monotonic() + 1
-            return got
-        finally:
-            consumer.close()
+        wait = {"quiet_s": 1.0, "deadline_s": START_S}
+        return read_topic(self.bootstrap, topic, isolation, rows=rows, **wait)
 
     def vectors(self, rows: int) -> dict[str, dict[str, Any]]:
         """Return the FeatureVectors by event id, each exactly once, where its event lies."""
@@ -170,7 +130,7 @@ class World:
 
 
 @pytest.fixture
-def world(kafka_bootstrap: str, registry_url: str, tmp_path: Path) -> Iterator[World]:
+def service(kafka_bootstrap: str, registry_url: str, tmp_path: Path) -> Iterator[IngestService]:
     name = f"ing-{uuid.uuid4().hex[:8]}"
     folder = tmp_path / name
     shutil.copytree(FRAUD, folder)
@@ -178,102 +138,93 @@ def world(kafka_bootstrap: str, registry_url: str, tmp_path: Path) -> Iterator[W
     # Small batches, so that there are several transactions whatever has piled up.
     (folder / "pipeline.yaml").write_text(f"{text}\nbatching: {{max_batch_rows: {BATCH_ROWS}}}\n")
     loaded = load_pipeline(folder)
-    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
-    topics = loaded.config.topic_names.all(loaded.config.partitions)
-    created = admin.create_topics(
-        [NewTopic(t.name, t.partitions, 1, config=t.config) for t in topics]
-    )
-    for future in created.values():
-        future.result(30)
     subject = f"{loaded.config.topic_names.events}-value"
     schema_id = register_schema(registry_url, subject, loaded.event_schema)
     feast_dir = tmp_path / "feast"
     apply_definitions(folder, feast_dir / name)
     simulator = CardTransactions(5, accounts=ACCOUNTS)
     load_profiles(feast_dir / name, "account_profile", simulator.profiles())
-    made = World(kafka_bootstrap, registry_url, loaded, feast_dir, schema_id, simulator)
-    try:
-        yield made
-    finally:
-        if made.process is not None and made.process.poll() is None:
-            made.process.kill()
-            made.process.wait(10)
-        for future in admin.delete_topics([t.name for t in topics]).values():
-            future.result(30)
+    made = IngestService(kafka_bootstrap, registry_url, loaded, feast_dir, schema_id, simulator)
+    with own_topics(kafka_bootstrap, loaded.config.topic_names.all(loaded.config.partitions)):
+        try:
+            yield made
+        finally:
+            if made.process is not None:
+                made.process.end()
 
 
-def assert_as_offline(world: World, vectors: dict[str, dict[str, Any]]) -> None:
-    expected = world.expected()
+def assert_as_offline(service: IngestService, vectors: dict[str, dict[str, Any]]) -> None:
+    expected = service.expected()
     assert set(vectors) == set(expected)
     got = np.array([vectors[event_id]["features"] for event_id in expected])
     np.testing.assert_array_equal(got.astype(np.float32), np.array(list(expected.values())))
 
 
-def test_events_become_the_vectors_of_training_and_sigterm_is_clean(world: World) -> None:
-    world.start()
-    world.publish(2_000)
-    vectors = world.vectors(2_000)
-    assert_as_offline(world, vectors)
-    assert eventually(world.is_ready, 10)
+def test_events_become_the_vectors_of_training_and_sigterm_is_clean(service: IngestService) -> None:
+    service.start()
+    service.publish(2_000)
+    vectors = service.vectors(2_000)
+    assert_as_offline(service, vectors)
+    assert eventually(service.is_ready, 10)
     began = time.monotonic()
-    assert world.stop() == 0
+    assert service.stop() == 0
     assert time.monotonic() - began < 10
 
 
-def test_bad_events_are_dead_letters_and_their_neighbours_go_on(world: World) -> None:
-    world.publish(50)
-    producer = Producer({"bootstrap.servers": world.bootstrap})
+def test_bad_events_are_dead_letters_and_their_neighbours_go_on(service: IngestService) -> None:
+    service.publish(50)
+    producer = Producer({"bootstrap.servers": service.bootstrap})
     for value, key in ((b"\x00\x00\x00", b"x"), (b"{", b"x"), (None, b"x")):
-        producer.produce(world.topics.events, value, key, partition=0)
+        producer.produce(service.topics.events, value, key, partition=0)
     assert producer.flush(30) == 0
-    world.publish(50)
-    world.start()
-    assert_as_offline(world, world.vectors(100))
-    dead = world.read(world.topics.dead_letter(world.topics.events), 2)
+    service.publish(50)
+    service.start()
+    assert_as_offline(service, service.vectors(100))
+    dead = service.read(service.topics.dead_letter(service.topics.events), 2)
     assert sorted(m.value() for m in dead) == [b"\x00\x00\x00", b"{"]
     assert {dict(m.headers())["dlq.class"] for m in dead} == {b"decode"}
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("place", ["mid_produce:3", "before_offsets:3", "during_commit:3"])
-def test_state_after_a_kill_is_that_of_an_unbroken_run(world: World, place: str) -> None:
-    world.publish(1_000)
+def test_state_after_a_kill_is_that_of_an_unbroken_run(service: IngestService, place: str) -> None:
+    service.publish(1_000)
     one_each = {"PENSTOCK_INGEST_LOOP__MAX_TRANSACTION_ROWS": str(BATCH_ROWS)}
-    world.start(**kill_loop("PENSTOCK_INGEST_", place), **one_each)
-    world.publish(2_000)
-    assert world.process is not None
-    assert world.process.wait(START_S) == -signal.SIGKILL
-    assert any((world.run_dir / "flights").iterdir()), "what killed it could never be told"
-    world.start(**one_each)
-    world.publish(1_000)
-    assert_as_offline(world, world.vectors(4_000))
-    total = len(world.read(world.topics.features, 4_000, "read_uncommitted"))
+    service.start(**kill_loop("PENSTOCK_INGEST_", place), **one_each)
+    service.publish(2_000)
+    assert service.process is not None
+    assert service.process.wait(START_S) == -signal.SIGKILL
+    assert any((service.run_dir / "flights").iterdir()), "what killed it could never be told"
+    service.start(**one_each)
+    service.publish(1_000)
+    assert_as_offline(service, service.vectors(4_000))
+    total = len(service.read(service.topics.features, 4_000, "read_uncommitted"))
     if place == "mid_produce:3":
         assert total > 4_000, "nothing was aborted: the kill has missed"
 
 
-def test_value_changed_from_outside_is_in_the_next_vector(world: World) -> None:
-    world.start()
-    world.publish(500)
-    assert_as_offline(world, world.vectors(500))
-    profiles = world.simulator.profiles()
+def test_value_changed_from_outside_is_in_the_next_vector(service: IngestService) -> None:
+    service.start()
+    service.publish(500)
+    assert_as_offline(service, service.vectors(500))
+    profiles = service.simulator.profiles()
     changed = profiles.assign(home_risk=0.987654, event_timestamp=pd.Timestamp.now(tz="UTC"))
-    repo = world.feast_dir / world.loaded.config.pipeline
+    repo = service.feast_dir / service.loaded.config.pipeline
     open_store(repo).write_to_online_store("account_profile", changed)
-    world.publish(500)
-    vectors = world.vectors(1_000)
-    at = world.loaded.config.feature_names.index("home_risk")
-    for columns, is_changed in zip(world.sent, (False, True), strict=True):
+    service.publish(500)
+    vectors = service.vectors(1_000)
+    at = service.loaded.config.feature_names.index("home_risk")
+    for columns, is_changed in zip(service.sent, (False, True), strict=True):
         risks = [vectors[e]["features"][at] for e in columns.column("event_id").to_pylist()]
         assert (set(np.float32(risks)) == {np.float32(0.987654)}) is is_changed
 
 
-def test_aggregates_are_written_back(world: World) -> None:
-    world.start()
-    world.publish(300)
-    world.vectors(300)
-    accounts = world.sent[-1].column("account_id").unique().to_pylist()
-    store = open_store(world.feast_dir / world.loaded.config.pipeline)
+def test_aggregates_are_written_back(service: IngestService) -> None:
+    service.start()
+    service.publish(300)
+    service.vectors(300)
+    accounts = service.sent[-1].column("account_id").unique().to_pylist()
+    store = open_store(service.feast_dir / service.loaded.config.pipeline)
 
     def written() -> list[Any]:
         answer = store.get_online_features(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 from confluent_kafka import Producer
-from harness.loop import LoopWorld
+from harness.loop import WorkerGroup
 from harness.waiting import eventually
 from penstock_streaming.handler import HandledBatch, MessageBatch, StatelessHandler
 from penstock_streaming.metrics import LoopMetrics
@@ -63,17 +63,17 @@ class Dropped(StatelessHandler):
 
 
 @pytest.fixture
-def world(kafka_bootstrap: str) -> Iterator[LoopWorld]:
-    made = LoopWorld(kafka_bootstrap, partitions=2)
+def group(kafka_bootstrap: str) -> Iterator[WorkerGroup]:
+    made = WorkerGroup(kafka_bootstrap, partitions=2)
     yield made
     made.close()
 
 
 @pytest.fixture
-def upstream(world: LoopWorld) -> Producer:
+def upstream(group: WorkerGroup) -> Producer:
     """Return a producer that writes in transactions, as ingest does."""
     producer = Producer(
-        {"bootstrap.servers": world.bootstrap, "transactional.id": f"up-{uuid.uuid4().hex}"}
+        {"bootstrap.servers": group.bootstrap, "transactional.id": f"up-{uuid.uuid4().hex}"}
     )
     producer.init_transactions(WAIT_S)
     return producer
@@ -89,12 +89,12 @@ def write(producer: Producer, topic: str, records: int, *, commit: bool = True) 
 
 
 @contextmanager
-def running(world: LoopWorld, handler: Dropped) -> Iterator[Processor]:
-    """Run a loop on the world's topic in a thread."""
+def running(group: WorkerGroup, handler: Dropped) -> Iterator[Processor]:
+    """Run a loop on the group's topic in a thread."""
     processor = Processor(
-        kafka=KafkaSettings(bootstrap_servers=world.bootstrap),
-        group_id=world.topic,
-        input_topic=world.topic,
+        kafka=KafkaSettings(bootstrap_servers=group.bootstrap),
+        group_id=group.topic,
+        input_topic=group.topic,
         handler=handler,
         service="lag",
         transactional_id=f"lag-{uuid.uuid4().hex}",
@@ -122,31 +122,31 @@ def is_drained(processor: Processor) -> Callable[[], bool]:
 
 
 def test_lag_gets_to_zero_past_the_control_records_of_many_small_transactions(
-    world: LoopWorld, upstream: Producer
+    group: WorkerGroup, upstream: Producer
 ) -> None:
     for _ in range(20):
-        write(upstream, world.topic, 2)
-    write(upstream, world.topic, 2, commit=False)
-    with running(world, Dropped()) as processor:
+        write(upstream, group.topic, 2)
+    write(upstream, group.topic, 2, commit=False)
+    with running(group, Dropped()) as processor:
         eventually(is_drained(processor), WAIT_S, "nothing is left")
     # Nobody consumes these, and nothing was committed since they were written.
-    write(upstream, world.topic, 4, commit=False)
-    with running(world, Dropped()) as processor:
+    write(upstream, group.topic, 4, commit=False)
+    with running(group, Dropped()) as processor:
         eventually(is_drained(processor), WAIT_S, "nothing is left for the heir either")
 
 
 def test_records_of_an_open_transaction_are_not_lag_and_committed_ones_are(
-    world: LoopWorld, upstream: Producer
+    group: WorkerGroup, upstream: Producer
 ) -> None:
     handler = Dropped()
-    with running(world, handler) as processor:
+    with running(group, handler) as processor:
         eventually(lambda: processor.backlog.owned == 2, WAIT_S, "it has its partitions")
-        write(upstream, world.topic, 2)
+        write(upstream, group.topic, 2)
         eventually(is_drained(processor), WAIT_S, "nothing is left")
         handler.gate.clear()
         upstream.begin_transaction()
         for i in range(100):
-            upstream.produce(world.topic, b"v", partition=i % 2)
+            upstream.produce(group.topic, b"v", partition=i % 2)
         upstream.flush(WAIT_S)
         eventually(is_drained(processor), WAIT_S, "an open transaction is no work yet")
         upstream.commit_transaction(WAIT_S)
@@ -155,13 +155,13 @@ def test_records_of_an_open_transaction_are_not_lag_and_committed_ones_are(
         eventually(is_drained(processor), WAIT_S, "it is done")
 
 
-def test_a_backlog_that_is_not_worked_on_never_drains(world: LoopWorld) -> None:
+def test_a_backlog_that_is_not_worked_on_never_drains(group: WorkerGroup) -> None:
     handler = Dropped()
-    with running(world, handler) as processor:
-        world.send(200)
+    with running(group, handler) as processor:
+        group.send(200)
         eventually(is_drained(processor), WAIT_S, "nothing is left")
         handler.gate.clear()
-        world.send(20_000, first=200)
+        group.send(20_000, first=200)
         eventually(
             lambda: processor.backlog.flow.drain_s == math.inf, WAIT_S, "it does not get less"
         )

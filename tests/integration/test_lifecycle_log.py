@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
+from harness.kafka import own_topics
 from penstock_cli.lifecycle_log import LifecycleLog, now_ms
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import encode_one
@@ -24,14 +25,10 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def log(kafka_bootstrap: str, registry_url: str) -> Iterator[LifecycleLog]:
     topics = PipelineTopics(f"lifecycle-{uuid.uuid4().hex[:8]}")
-    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
     names = [topics.drift, topics.retrain, topics.models]
-    for made in admin.create_topics([NewTopic(name, 1, 1) for name in names]).values():
-        made.result(20)
     kafka = KafkaSettings(bootstrap_servers=kafka_bootstrap)
-    yield LifecycleLog(kafka, RegistryClient(RegistrySettings(url=registry_url)), topics)
-    for gone in admin.delete_topics(names).values():
-        gone.result(20)
+    with own_topics(kafka_bootstrap, [NewTopic(name, 1, 1) for name in names]):
+        yield LifecycleLog(kafka, RegistryClient(RegistrySettings(url=registry_url)), topics)
 
 
 def request(log: LifecycleLog) -> RetrainEvent:

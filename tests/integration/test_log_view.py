@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from harness.kafka import own_topics
 from penstock_schemas.errors import BrokerUnavailable, ConfigError
 from penstock_streaming.log_view import LogView, Offsets, Partition, RecordsGone, Span
 from penstock_streaming.settings import KafkaSettings
@@ -22,10 +23,8 @@ WAIT_S = 15.0
 @pytest.fixture
 def topic(kafka_bootstrap: str) -> Iterator[str]:
     name = f"reader-{uuid.uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
-    admin.create_topics([NewTopic(name, 2, 1)])[name].result(WAIT_S)
-    yield name
-    admin.delete_topics([name])[name].result(WAIT_S)
+    with own_topics(kafka_bootstrap, [NewTopic(name, 2, 1)]):
+        yield name
 
 
 @pytest.fixture

@@ -8,104 +8,104 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness.kills import LOOP_KILLS
-from harness.loop import LoopWorld
+from harness.loop import WorkerGroup
 from harness.waiting import eventually
 from penstock_schemas import headers
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 EVENTS = 3_000
-MakeWorld = Callable[[], LoopWorld]
+MakeGroup = Callable[[], WorkerGroup]
 LEAVES_ABORTED_OUTPUTS = {"mid_produce", "after_flush", "after_offsets"}
 """Places where outputs have reached the broker for certain and cannot be committed."""
 
 
 @pytest.fixture
-def make_world(kafka_bootstrap: str) -> Iterator[MakeWorld]:
-    """Return a maker of worlds that are cleaned up."""
-    made: list[LoopWorld] = []
+def make_group(kafka_bootstrap: str) -> Iterator[MakeGroup]:
+    """Return a maker of groups that are cleaned up."""
+    made: list[WorkerGroup] = []
 
-    def make() -> LoopWorld:
-        made.append(LoopWorld(kafka_bootstrap))
+    def make() -> WorkerGroup:
+        made.append(WorkerGroup(kafka_bootstrap))
         return made[-1]
 
     yield make
-    for world in made:
-        world.close()
+    for group in made:
+        group.close()
 
 
 @pytest.mark.faults
-def test_a_kill_at_each_fail_point_loses_and_doubles_nothing(make_world: MakeWorld) -> None:
-    worlds = {name: make_world() for name in LOOP_KILLS}
+def test_a_kill_at_each_fail_point_loses_and_doubles_nothing(make_group: MakeGroup) -> None:
+    groups = {name: make_group() for name in LOOP_KILLS}
 
     def run(name: str) -> None:
-        world = worlds[name]
-        world.send(EVENTS)
-        first = world.start(f"{name}:3")
+        group = groups[name]
+        group.send(EVENTS)
+        first = group.start(f"{name}:3")
         assert first.wait(60) == -signal.SIGKILL, name
-        second = world.start()
-        world.await_end(90)
+        second = group.start()
+        group.await_end(90)
         second.send_signal(signal.SIGTERM)
         assert second.wait(20) == 0, name
-        world.assert_exactly_once()
+        group.assert_exactly_once()
         if name in LEAVES_ABORTED_OUTPUTS:
-            assert world.aborted() > 0, f"{name} missed"
+            assert group.aborted() > 0, f"{name} missed"
 
-    with ThreadPoolExecutor(len(worlds)) as pool:
-        for done in [pool.submit(run, name) for name in worlds]:
+    with ThreadPoolExecutor(len(groups)) as pool:
+        for done in [pool.submit(run, name) for name in groups]:
             done.result()
 
 
 @pytest.mark.faults
-def test_a_zombie_commits_nothing_after_its_partitions_were_taken(make_world: MakeWorld) -> None:
-    world = make_world()
-    zombie = world.start(commit_interval_s=1.0)
-    world.send(EVENTS)
-    eventually(lambda: sum(world.committed().values()) > 0, 30, "the zombie has worked")
-    world.send(EVENTS, first=EVENTS)
+def test_a_zombie_commits_nothing_after_its_partitions_were_taken(make_group: MakeGroup) -> None:
+    group = make_group()
+    zombie = group.start(commit_interval_s=1.0)
+    group.send(EVENTS)
+    eventually(lambda: sum(group.committed().values()) > 0, 30, "the zombie has worked")
+    group.send(EVENTS, first=EVENTS)
     zombie.send_signal(signal.SIGSTOP)
-    world.send(EVENTS, first=2 * EVENTS)
-    heir = world.start()
-    world.await_end(90)
+    group.send(EVENTS, first=2 * EVENTS)
+    heir = group.start()
+    group.await_end(90)
     zombie.send_signal(signal.SIGCONT)
-    world.send(EVENTS, first=3 * EVENTS)
-    world.await_end(60)
+    group.send(EVENTS, first=3 * EVENTS)
+    group.await_end(60)
     for worker in (zombie, heir):
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(20) == 0
-    world.assert_exactly_once()
+    group.assert_exactly_once()
 
 
-def test_members_come_and_go_without_loss_or_duplicates(make_world: MakeWorld) -> None:
-    world = make_world()
-    first = world.start()
+def test_members_come_and_go_without_loss_or_duplicates(make_group: MakeGroup) -> None:
+    group = make_group()
+    first = group.start()
     sent = 0
 
     def keep_sending(until: Callable[[], bool]) -> None:
         def send() -> bool:
             nonlocal sent
-            world.send(200, first=sent)
+            group.send(200, first=sent)
             sent += 200
             return until()
 
         eventually(send, 60, "the workers go on", every_s=0.05)
 
-    keep_sending(lambda: sum(world.committed().values()) > 500)
-    second = world.start()
+    keep_sending(lambda: sum(group.committed().values()) > 500)
+    second = group.start()
     target = sent + 20_000
     keep_sending(lambda: sent >= target)
     second.send_signal(signal.SIGTERM)
     target = sent + 10_000
     keep_sending(lambda: sent >= target)
     assert second.wait(20) == 0
-    world.await_end(60)
+    group.await_end(60)
     first.send_signal(signal.SIGTERM)
     assert first.wait(20) == 0
-    world.assert_exactly_once()
+    group.assert_exactly_once()
 
 
-def test_a_dead_letter_is_the_record_byte_for_byte(make_world: MakeWorld) -> None:
-    world = make_world()
+def test_a_dead_letter_is_the_record_byte_for_byte(make_group: MakeGroup) -> None:
+    group = make_group()
     odd = [("a", b"1"), ("a", b"1"), ("none", None), ("", b""), ("é", b"\xff\x00"), ("b", b"")]
     records = [
         (None, b"bad", 1, odd),
@@ -113,15 +113,15 @@ def test_a_dead_letter_is_the_record_byte_for_byte(make_world: MakeWorld) -> Non
         (b"\xff", b"bad" * 100_000, 1_700_000_000_000, [(headers.DLQ_ATTEMPT, b"4"), *odd]),
     ]
     for key, value, timestamp_ms, pairs in records:
-        world._producer.produce(world.topic, value, key, 1, timestamp=timestamp_ms, headers=pairs)
-        world.sent.append((1, value))
-    assert world._producer.flush(20) == 0
-    worker = world.start()
-    eventually(lambda: len(world.read(world.dlq)) == len(records), 30, "all are dead letters")
+        group._producer.produce(group.topic, value, key, 1, timestamp=timestamp_ms, headers=pairs)
+        group.sent.append((1, value))
+    assert group._producer.flush(20) == 0
+    worker = group.start()
+    eventually(lambda: len(group.read(group.dlq)) == len(records), 30, "all are dead letters")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
     for offset, (letter, (key, value, timestamp_ms, pairs)) in enumerate(
-        zip(world.read(world.dlq), records, strict=True)
+        zip(group.read(group.dlq), records, strict=True)
     ):
         assert (letter.key(), letter.value(), letter.partition()) == (key, value, 1)
         assert letter.timestamp()[1] == timestamp_ms

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
 from harness.copy_worker import NumberingCopy
-from harness.loop import LoopWorld
+from harness.loop import WorkerGroup
 from harness.waiting import eventually
 from penstock_schemas.errors import FencedError, ModelUnavailable
 from penstock_streaming.clients import ConfluentClients
@@ -65,18 +65,18 @@ class Runner:
     """A loop in a thread of this process."""
 
     def __init__(
-        self, world: LoopWorld, handler: Any = None, clients: Any = None, **settings: Any
+        self, group: WorkerGroup, handler: Any = None, clients: Any = None, **settings: Any
     ) -> None:
-        kafka = KafkaSettings(bootstrap_servers=world.bootstrap)
+        kafka = KafkaSettings(bootstrap_servers=group.bootstrap)
         self.registry = CollectorRegistry()
-        self.topic = world.topic
+        self.topic = group.topic
         self.processor = Processor(
             kafka=kafka,
-            group_id=world.topic,
-            input_topic=world.topic,
-            handler=handler or NumberingCopy(kafka, world.topic),
+            group_id=group.topic,
+            input_topic=group.topic,
+            handler=handler or NumberingCopy(kafka, group.topic),
             service="copy",
-            transactional_id=f"{world.topic}-id",
+            transactional_id=f"{group.topic}-id",
             loop=LoopSettings(
                 **{
                     "max_batch_rows": 100,
@@ -111,18 +111,18 @@ MakeRunner = Callable[..., Runner]
 
 
 @pytest.fixture
-def world(kafka_bootstrap: str) -> Iterator[LoopWorld]:
-    made = LoopWorld(kafka_bootstrap)
+def group(kafka_bootstrap: str) -> Iterator[WorkerGroup]:
+    made = WorkerGroup(kafka_bootstrap)
     yield made
     made.close()
 
 
 @pytest.fixture
-def run(world: LoopWorld) -> Iterator[MakeRunner]:
+def run(group: WorkerGroup) -> Iterator[MakeRunner]:
     made: list[Runner] = []
 
     def make(**facts: Any) -> Runner:
-        made.append(Runner(world, **facts))
+        made.append(Runner(group, **facts))
         return made[-1]
 
     yield make
@@ -131,44 +131,46 @@ def run(world: LoopWorld) -> Iterator[MakeRunner]:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_lost_answers_neither_lose_nor_double(world: LoopWorld, run: MakeRunner, call: str) -> None:
+def test_lost_answers_neither_lose_nor_double(
+    group: WorkerGroup, run: MakeRunner, call: str
+) -> None:
     clients = DeafClients(call, [True, False, True, False])
-    world.send(EVENTS)
+    group.send(EVENTS)
     runner = run(clients=clients)
-    world.await_end(60)
+    group.await_end(60)
     runner.stop()
     assert runner.error is None
     assert clients.losses == []
     assert runner.count("penstock_transactions_total", result="recreated") == 4
-    world.assert_exactly_once()
+    group.assert_exactly_once()
 
 
-def test_a_rival_for_our_id_is_fenced_in_turn(world: LoopWorld, run: MakeRunner) -> None:
-    world.send(EVENTS)
+def test_a_rival_for_our_id_is_fenced_in_turn(group: WorkerGroup, run: MakeRunner) -> None:
+    group.send(EVENTS)
     runner = run(max_transaction_rows=100)
-    eventually(lambda: sum(world.committed().values()) > 0, 30, "the loop works")
+    eventually(lambda: sum(group.committed().values()) > 0, 30, "the loop works")
     rival = Producer(
-        {"bootstrap.servers": world.bootstrap, "transactional.id": f"{world.topic}-id"}
+        {"bootstrap.servers": group.bootstrap, "transactional.id": f"{group.topic}-id"}
     )
     rival.init_transactions(20)
-    world.send(EVENTS, first=EVENTS)
-    world.await_end(60)
+    group.send(EVENTS, first=EVENTS)
+    group.await_end(60)
     runner.stop()
     assert runner.error is None
     # The rival's own attempts go on while ours do: each may be fenced more than once.
     assert 1 <= runner.count("penstock_transactions_total", result="recreated") <= 3
-    world.assert_exactly_once()
+    group.assert_exactly_once()
 
 
-def test_a_fenced_worker_without_budget_exits(world: LoopWorld, run: MakeRunner) -> None:
-    world.send(100)
+def test_a_fenced_worker_without_budget_exits(group: WorkerGroup, run: MakeRunner) -> None:
+    group.send(100)
     runner = run(fenced_budget=0)
-    world.await_end(30)
+    group.await_end(30)
     rival = Producer(
-        {"bootstrap.servers": world.bootstrap, "transactional.id": f"{world.topic}-id"}
+        {"bootstrap.servers": group.bootstrap, "transactional.id": f"{group.topic}-id"}
     )
     rival.init_transactions(20)
-    world.send(100, first=100)
+    group.send(100, first=100)
     runner.thread.join(30)
     assert isinstance(runner.error, FencedError)
 
@@ -191,38 +193,38 @@ class AwayFor:
 
 
 def test_an_outage_is_waited_out_without_a_rebalance_or_a_dead_letter(
-    world: LoopWorld, run: MakeRunner
+    group: WorkerGroup, run: MakeRunner
 ) -> None:
-    kafka = KafkaSettings(bootstrap_servers=world.bootstrap)
-    world.send(EVENTS)
-    handler = AwayFor(NumberingCopy(kafka, world.topic), 6)
+    kafka = KafkaSettings(bootstrap_servers=group.bootstrap)
+    group.send(EVENTS)
+    handler = AwayFor(NumberingCopy(kafka, group.topic), 6)
     runner = run(handler=handler, retry_max_wait_s=2.0)
     eventually(lambda: handler.left < 5, 20, "the outage has begun")
     assert not runner.processor.ready
-    world.await_end(60)
+    group.await_end(60)
     assert runner.processor.ready
     assert runner.count("penstock_rebalances_total", kind="assigned") == 1
     runner.stop()
-    world.assert_exactly_once()
+    group.assert_exactly_once()
 
 
-def test_lag_gets_to_zero_behind_control_records(world: LoopWorld, run: MakeRunner) -> None:
+def test_lag_gets_to_zero_behind_control_records(group: WorkerGroup, run: MakeRunner) -> None:
     source = Producer(
-        {"bootstrap.servers": world.bootstrap, "transactional.id": f"{world.topic}-source"}
+        {"bootstrap.servers": group.bootstrap, "transactional.id": f"{group.topic}-source"}
     )
     source.init_transactions(20)
     for i, is_kept in enumerate((True, True, False)):
         source.begin_transaction()
-        for p in range(world.partitions):
-            source.produce(world.topic, b"event-%d" % i, b"k", p)
+        for p in range(group.partitions):
+            source.produce(group.topic, b"event-%d" % i, b"k", p)
             if is_kept:
-                world.sent.append((p, b"event-%d" % i))
+                group.sent.append((p, b"event-%d" % i))
         source.flush(20)
         source.commit_transaction(20) if is_kept else source.abort_transaction(20)
     runner = run()
     # Per partition: three records with a marker each.
-    want = dict.fromkeys(range(world.partitions), 6)
-    eventually(lambda: world.committed() == want, 30, "positions are past the markers")
+    want = dict.fromkeys(range(group.partitions), 6)
+    eventually(lambda: group.committed() == want, 30, "positions are past the markers")
 
     def has_no_lag() -> bool:
         backlog = runner.processor.backlog
@@ -230,14 +232,14 @@ def test_lag_gets_to_zero_behind_control_records(world: LoopWorld, run: MakeRunn
 
     eventually(has_no_lag, 20, "lag is zero")
     runner.stop()
-    world.assert_exactly_once()
+    group.assert_exactly_once()
 
 
-def test_nothing_is_left_running_after_stop(world: LoopWorld, run: MakeRunner) -> None:
-    world.send(100)
+def test_nothing_is_left_running_after_stop(group: WorkerGroup, run: MakeRunner) -> None:
+    group.send(100)
     before = tasks()
     runner = run()
-    world.await_end(30)
+    group.await_end(30)
     runner.stop()
     eventually(lambda: tasks() <= before, 10, "the clients' threads are gone")
 
@@ -247,10 +249,10 @@ def tasks() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-def test_at_least_once_loses_nothing(world: LoopWorld, run: MakeRunner) -> None:
-    world.send(EVENTS)
+def test_at_least_once_loses_nothing(group: WorkerGroup, run: MakeRunner) -> None:
+    group.send(EVENTS)
     runner = run(delivery="at_least_once")
-    world.await_end(60)
+    group.await_end(60)
     runner.stop()
     assert runner.error is None
-    world.assert_exactly_once()
+    group.assert_exactly_once()

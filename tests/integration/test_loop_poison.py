@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness.loop import LoopWorld
+from harness.loop import WorkerGroup
 from penstock_schemas import headers
 from penstock_streaming.poison import POISON_DEATHS
 
@@ -15,23 +15,25 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
-def world(kafka_bootstrap: str) -> Iterator[LoopWorld]:
-    made = LoopWorld(kafka_bootstrap)
+def group(kafka_bootstrap: str) -> Iterator[WorkerGroup]:
+    made = WorkerGroup(kafka_bootstrap)
     yield made
     made.close()
 
 
-def test_a_record_that_keeps_killing_its_worker_is_poison(world: LoopWorld, tmp_path: Path) -> None:
-    world.send(600)
-    world.send_one(b"kill-1", 1)
-    world.send(600, first=600)
+def test_a_record_that_keeps_killing_its_worker_is_poison(
+    group: WorkerGroup, tmp_path: Path
+) -> None:
+    group.send(600)
+    group.send_one(b"kill-1", 1)
+    group.send(600, first=600)
     for _ in range(POISON_DEATHS):
-        assert world.start(journal_dir=tmp_path).wait(60) == -signal.SIGKILL
-    worker = world.start(journal_dir=tmp_path)
-    world.await_end(60)
+        assert group.start(journal_dir=tmp_path).wait(60) == -signal.SIGKILL
+    worker = group.start(journal_dir=tmp_path)
+    group.await_end(60)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
-    world.assert_exactly_once()
-    (dead,) = [m for m in world.read(world.dlq) if m.value() == b"kill-1"]
+    group.assert_exactly_once()
+    (dead,) = [m for m in group.read(group.dlq) if m.value() == b"kill-1"]
     assert dict(dead.headers() or [])[headers.DLQ_CLASS] == b"poison"
     assert not list(tmp_path.iterdir()), "a worker that ends by itself leaves no journal"

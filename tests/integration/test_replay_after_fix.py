@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -17,9 +13,10 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
+from harness.kafka import delete_topics, read_topic
 from harness.models import EVENT, NAME, readings, write_folder
-from harness.replay import read_topic, run_penstock
+from harness.replay import run_penstock
+from harness.services import ServiceProcess, service_settings
 from harness.waiting import eventually
 from penstock_pipelines.loader import load_pipeline
 from penstock_registry.client import RegistryClient, RegistrySettings
@@ -41,7 +38,7 @@ class Night:
     registry_url: str
     root: Path
     name: str = field(default_factory=lambda: f"night-{uuid.uuid4().hex[:8]}")
-    ingest: subprocess.Popen[bytes] | None = None
+    ingest: ServiceProcess | None = None
 
     def __post_init__(self) -> None:
         made = write_folder(self.root / "pipelines")
@@ -69,22 +66,19 @@ class Night:
         file.write_text(text.replace(old, new))
 
     def start(self) -> None:
-        prefix = "PENSTOCK_INGEST_"
-        settings = {
-            "KAFKA__BOOTSTRAP_SERVERS": self.bootstrap,
-            "REGISTRY__URL": self.registry_url,
-            "PIPELINES": f'["{self.folder}"]',
-            "FEAST_DIR": str(self.root / "feast"),
-            "METRICS_PORT": "0",
-        }
-        environment = {**os.environ, **{prefix + k: v for k, v in settings.items()}}
-        command = [sys.executable, "-m", "penstock_ingest"]
-        self.ingest = subprocess.Popen(command, env=environment, start_new_session=True)
+        settings = service_settings(
+            "ingest",
+            kafka=self.bootstrap,
+            registry=self.registry_url,
+            pipelines=[self.folder],
+            run_dir=self.root / "run",
+            FEAST_DIR=self.root / "feast",
+        )
+        self.ingest = ServiceProcess("ingest", settings)
 
     def stop(self) -> None:
         if self.ingest is not None:
-            self.ingest.send_signal(signal.SIGTERM)
-            assert self.ingest.wait(20) == 0
+            assert self.ingest.stop() == 0
             self.ingest = None
 
     def vectors(self) -> list[dict[str, Any]]:
@@ -107,10 +101,8 @@ def night(kafka_bootstrap: str, registry_url: str, tmp_path: Path) -> Iterator[N
     night = Night(kafka_bootstrap, registry_url, tmp_path)
     yield night
     if night.ingest is not None:
-        night.ingest.kill()
-    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
-    for gone in admin.delete_topics([t.name for t in night.all]).values():
-        gone.exception(30)
+        night.ingest.end()
+    delete_topics(kafka_bootstrap, [topic.name for topic in night.all])
 
 
 def test_after_the_fix_every_event_has_exactly_one_vector(night: Night) -> None:

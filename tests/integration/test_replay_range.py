@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
+from harness.kafka import delete_records
 from harness.replay import (
     MS,
     PARTITIONS,
     TIMEOUT_S,
-    ReplayWorld,
+    ReplayedPipeline,
     as_replayed,
     content,
     copies,
@@ -25,106 +26,103 @@ SIGKILLED = -9
 
 
 @pytest.fixture
-def world(kafka_bootstrap: str, registry_url: str, tmp_path: Path) -> Iterator[ReplayWorld]:
-    world = ReplayWorld(kafka_bootstrap, registry_url, tmp_path)
-    yield world
-    world.close()
+def pipeline(kafka_bootstrap: str, registry_url: str, tmp_path: Path) -> Iterator[ReplayedPipeline]:
+    pipeline = ReplayedPipeline(kafka_bootstrap, registry_url, tmp_path)
+    yield pipeline
+    pipeline.close()
 
 
 class TestInPlace:
-    def test_time_and_key_select_exactly_and_copies_are_true(self, world) -> None:
-        events = world.send(90)
+    def test_time_and_key_select_exactly_and_copies_are_true(self, pipeline) -> None:
+        events = pipeline.send(90)
         since, until = MS + 20_000, MS + 70_000
         wanted = [
             m
             for m in events
             if since <= m.timestamp()[1] < until and m.key() in (b"key-1", b"key-4")
         ]
-        command = ["replay", world.topics.events, "--from", since, "--to", until]
+        command = ["replay", pipeline.topics.events, "--from", since, "--to", until]
         command += ["--key", "key-1", "--key", "key-4"]
-        dry = world.penstock(*command, "--dry-run")
+        dry = pipeline.penstock(*command, "--dry-run")
         per_partition = Counter(m.partition() for m in wanted)
         assert {p["partition"]: p["selected"] for p in dry["partitions"]} == per_partition
-        assert len(world.read(world.topics.events)) == 90
-        assert world.audited(world.topics.events) == []
+        assert len(pipeline.read(pipeline.topics.events)) == 90
+        assert pipeline.audited(pipeline.topics.events) == []
 
-        done = world.penstock(*command)
+        done = pipeline.penstock(*command)
         assert done["counts"]["selected"] == len(wanted)
-        found = copies(world, world.topics.events, events)
+        found = copies(pipeline, pipeline.topics.events, events)
         assert Counter(map(content, found)) == Counter(map(as_replayed, wanted))
         # In each partition they lie in the order of their originals.
         for partition in range(PARTITIONS):
             mine = [content(m)[2] for m in found if m.partition() == partition]
             assert mine == [content(m)[2] for m in wanted if m.partition() == partition]
 
-    def test_done_is_refused_and_again_takes_no_copies(self, world) -> None:
-        events = world.send(12)
-        command = ("replay", world.topics.events, "--from", "start", "--to", "end")
-        world.penstock(*command)
-        refused = world.penstock(*command, expect=4)
+    def test_done_is_refused_and_again_takes_no_copies(self, pipeline) -> None:
+        events = pipeline.send(12)
+        command = ("replay", pipeline.topics.events, "--from", "start", "--to", "end")
+        pipeline.penstock(*command)
+        refused = pipeline.penstock(*command, expect=4)
         assert "--again" in refused["stderr"]
-        again = world.penstock(*command, "--again")
+        again = pipeline.penstock(*command, "--again")
         assert again["counts"] == {"selected": 12, "copy": 12}
-        found = copies(world, world.topics.events, events)
+        found = copies(pipeline, pipeline.topics.events, events)
         assert Counter(map(content, found)) == Counter([*map(as_replayed, events)] * 2)
-        outcomes = [e.outcome for e in world.audited(world.topics.events) if e.phase == "end"]
+        outcomes = [e.outcome for e in pipeline.audited(pipeline.topics.events) if e.phase == "end"]
         assert outcomes == ["succeeded", "succeeded"]
 
-    def test_only_events_topics_are_replayed_in_place(self, world) -> None:
-        world.send(3, topic=world.topics.features)
+    def test_only_events_topics_are_replayed_in_place(self, pipeline) -> None:
+        pipeline.send(3, topic=pipeline.topics.features)
         ends = ("--from", "start", "--to", "end")
-        refused = world.penstock("replay", world.topics.features, *ends, expect=4)
+        refused = pipeline.penstock("replay", pipeline.topics.features, *ends, expect=4)
         assert "--to-topic" in refused["stderr"]
-        target = ("--to-topic", world.topics.features)
-        refused = world.penstock("replay", world.topics.events, *ends, *target, expect=4)
+        target = ("--to-topic", pipeline.topics.features)
+        refused = pipeline.penstock("replay", pipeline.topics.events, *ends, *target, expect=4)
         assert "is a topic of a pipeline" in refused["stderr"]
-        assert len(world.read(world.topics.features)) == 3
+        assert len(pipeline.read(pipeline.topics.features)) == 3
 
-    def test_what_retention_has_passed_is_refused(self, world) -> None:
-        world.send(30)
-        admin = AdminClient({"bootstrap.servers": world.bootstrap})
-        gone = admin.delete_records([TopicPartition(world.topics.events, 0, 5)])
-        for future in gone.values():
-            future.result(TIMEOUT_S)
+    def test_what_retention_has_passed_is_refused(self, pipeline) -> None:
+        pipeline.send(30)
+        delete_records(pipeline.bootstrap, pipeline.topics.events, 0, before=5)
         for since in ("@2", str(MS)):
-            command = ("replay", world.topics.events, "--from", since, "--to", "end")
-            assert "retention" in world.penstock(*command, expect=4)["stderr"]
-        command = ("replay", world.topics.events, "--from", "start", "--to", "end")
-        assert world.penstock(*command)["counts"] == {"selected": 25}
+            command = ("replay", pipeline.topics.events, "--from", since, "--to", "end")
+            assert "retention" in pipeline.penstock(*command, expect=4)["stderr"]
+        command = ("replay", pipeline.topics.events, "--from", "start", "--to", "end")
+        assert pipeline.penstock(*command)["counts"] == {"selected": 25}
 
 
 class TestIsolated:
-    def test_copies_go_to_a_topic_of_their_own_at_the_rate(self, world) -> None:
-        events = world.send(400)
-        target = f"{world.name}.isolated"
-        world.made.add(target)
+    def test_copies_go_to_a_topic_of_their_own_at_the_rate(self, pipeline) -> None:
+        events = pipeline.send(400)
+        target = f"{pipeline.name}.isolated"
+        pipeline.made.add(target)
         begun = time.monotonic()
-        done = world.penstock(
-            *("replay", world.topics.events, "--from", "@0", "--to", "@100"),
+        done = pipeline.penstock(
+            *("replay", pipeline.topics.events, "--from", "@0", "--to", "@100"),
             *("--to-topic", target, "--rate", "50"),
         )
         elapsed_s = time.monotonic() - begun
         assert done["counts"] == {"selected": 300}
-        found = world.read(target)
+        found = pipeline.read(target)
         wanted = [m for m in events if (m.offset() or 0) < 100]
         assert Counter(map(content, found)) == Counter(map(as_replayed, wanted))
-        assert len(world.read(world.topics.events)) == 400
-        begin, *_, end = world.audited(world.topics.events)
+        assert len(pipeline.read(pipeline.topics.events)) == 400
+        begin, *_, end = pipeline.audited(pipeline.topics.events)
         assert (begin.phase, end.phase) == ("begin", "end")
         rate = 300 / ((end.at - begin.at) / 1000)
         assert rate == pytest.approx(50, rel=0.1)
         assert elapsed_s > 5.4
 
-    def test_traffic_after_the_start_is_not_taken(self, world) -> None:
-        events = world.send(60)
-        target = f"{world.name}.isolated"
-        world.made.add(target)
-        command = ["replay", world.topics.events, "--from", "start", "--to", "end"]
+    def test_traffic_after_the_start_is_not_taken(self, pipeline) -> None:
+        events = pipeline.send(60)
+        target = f"{pipeline.name}.isolated"
+        pipeline.made.add(target)
+        command = ["replay", pipeline.topics.events, "--from", "start", "--to", "end"]
         command += ["--to-topic", target, "--rate", "30"]
-        world.penstock(*command, expect=SIGKILLED, fail_point="mid_copy:20")
-        world.send(60, first=60)
-        world.penstock(*command)
-        assert Counter(map(content, world.read(target))) == Counter(map(as_replayed, events))
+        pipeline.penstock(*command, expect=SIGKILLED, fail_point="mid_copy:20")
+        pipeline.send(60, first=60)
+        pipeline.penstock(*command)
+        assert Counter(map(content, pipeline.read(target))) == Counter(map(as_replayed, events))
 
     @pytest.mark.faults
     @pytest.mark.parametrize(
@@ -135,93 +133,93 @@ class TestIsolated:
         ],
         ids="-".join,
     )
-    def test_killed_again_and_again_it_copies_each_once(self, world, points) -> None:
-        events = world.send(300)
-        target = f"{world.name}.isolated"
-        world.made.add(target)
-        command = ["replay", world.topics.events, "--from", "start", "--to", "end"]
+    def test_killed_again_and_again_it_copies_each_once(self, pipeline, points) -> None:
+        events = pipeline.send(300)
+        target = f"{pipeline.name}.isolated"
+        pipeline.made.add(target)
+        command = ["replay", pipeline.topics.events, "--from", "start", "--to", "end"]
         command += ["--to-topic", target, "--rate", "60"]
         for point in points:
-            world.penstock(*command, expect=SIGKILLED, fail_point=point)
-        done = world.penstock(*command[:-2])
+            pipeline.penstock(*command, expect=SIGKILLED, fail_point=point)
+        done = pipeline.penstock(*command[:-2])
         assert done["resumed"] is True
         assert done["counts"] == {"selected": 300}
-        assert Counter(map(content, world.read(target))) == Counter(map(as_replayed, events))
+        assert Counter(map(content, pipeline.read(target))) == Counter(map(as_replayed, events))
         # The kills have left something behind, or they have not bitten.
-        assert len(world.read(target, "read_uncommitted")) > 300
-        begins = [e for e in world.audited(world.topics.events) if e.phase == "begin"]
+        assert len(pipeline.read(target, "read_uncommitted")) > 300
+        begins = [e for e in pipeline.audited(pipeline.topics.events) if e.phase == "begin"]
         assert len(begins) == 1
 
 
 class TestOffsets:
     @pytest.fixture
-    def group(self, world) -> Iterator[str]:
-        group = f"penstock-ingest-{world.name}"
-        with Consumer({"bootstrap.servers": world.bootstrap, "group.id": group}) as consumer:
-            events = world.topics.events
+    def group(self, pipeline) -> Iterator[str]:
+        group = f"penstock-ingest-{pipeline.name}"
+        with Consumer({"bootstrap.servers": pipeline.bootstrap, "group.id": group}) as consumer:
+            events = pipeline.topics.events
             consumer.commit(
                 offsets=[TopicPartition(events, p, 7) for p in range(PARTITIONS)],
                 asynchronous=False,
             )
         yield group
-        admin = AdminClient({"bootstrap.servers": world.bootstrap})
+        admin = AdminClient({"bootstrap.servers": pipeline.bootstrap})
         for future in admin.delete_consumer_groups([group]).values():
             future.exception(TIMEOUT_S)
 
-    def committed(self, world: ReplayWorld, group: str) -> dict[int, int]:
-        rows = world.penstock("offsets", "show", "--group", group)["offsets"]
+    def committed(self, pipeline: ReplayedPipeline, group: str) -> dict[int, int]:
+        rows = pipeline.penstock("offsets", "show", "--group", group)["offsets"]
         return {row["partition"]: row["committed"] for row in rows}
 
-    def test_show_by_pipeline_and_seek_in_every_way(self, world, group, tmp_path: Path) -> None:
-        world.send(30)
-        rows = world.penstock("offsets", "show", "--group", world.name)["offsets"]
+    def test_show_by_pipeline_and_seek_in_every_way(self, pipeline, group, tmp_path: Path) -> None:
+        pipeline.send(30)
+        rows = pipeline.penstock("offsets", "show", "--group", pipeline.name)["offsets"]
         assert [(r["group"], r["committed"], r["end"], r["lag"]) for r in rows] == [
             (group, 7, 10, 3)
         ] * PARTITIONS
 
         seek = ("offsets", "seek", "--group", group)
-        dry = world.penstock(*seek, "--to", "end")
+        dry = pipeline.penstock(*seek, "--to", "end")
         assert dry["dry_run"] is True
-        assert self.committed(world, group) == {0: 7, 1: 7, 2: 7}
-        world.penstock(*seek, "--to", "end", "--yes")
-        assert self.committed(world, group) == {0: 10, 1: 10, 2: 10}
+        assert self.committed(pipeline, group) == {0: 7, 1: 7, 2: 7}
+        pipeline.penstock(*seek, "--to", "end", "--yes")
+        assert self.committed(pipeline, group) == {0: 10, 1: 10, 2: 10}
 
-        refused = world.penstock(*seek, "--to", "start", "--yes", expect=4)
+        refused = pipeline.penstock(*seek, "--to", "start", "--yes", expect=4)
         assert "--accept-duplicates" in refused["stderr"]
-        world.penstock(*seek, "--to", MS + 15_000, "--yes", "--accept-duplicates")
-        assert self.committed(world, group) == {0: 5, 1: 5, 2: 5}
+        pipeline.penstock(*seek, "--to", MS + 15_000, "--yes", "--accept-duplicates")
+        assert self.committed(pipeline, group) == {0: 5, 1: 5, 2: 5}
         file = tmp_path / "offsets"
-        file.write_text(f"# by hand\n{world.topics.events} 1 9\n")
-        world.penstock(*seek, "--file", file, "--yes")
-        assert self.committed(world, group) == {0: 5, 1: 9, 2: 5}
-        begin, end = world.audited(group)[-2:]
+        file.write_text(f"# by hand\n{pipeline.topics.events} 1 9\n")
+        pipeline.penstock(*seek, "--file", file, "--yes")
+        assert self.committed(pipeline, group) == {0: 5, 1: 9, 2: 5}
+        begin, end = pipeline.audited(group)[-2:]
         assert (begin.phase, end.outcome) == ("begin", "succeeded")
-        assert begin.arguments["before"] == f"{world.topics.events} 1 5\n"
+        assert begin.arguments["before"] == f"{pipeline.topics.events} 1 5\n"
 
-    def test_wrong_offsets_are_named(self, world, group, tmp_path: Path) -> None:
-        world.send(30)
+    def test_wrong_offsets_are_named(self, pipeline, group, tmp_path: Path) -> None:
+        pipeline.send(30)
         file = tmp_path / "offsets"
         seek = ("offsets", "seek", "--group", group, "--file", file)
-        file.write_text(f"{world.topics.events} 0 11\n")
-        assert "it has 0 to 10" in world.penstock(*seek, "--yes", expect=1)["stderr"]
-        file.write_text(f"{world.topics.events} 0\n")
-        boxed = world.penstock(*seek, expect=2)["stderr"].replace("│", " ")
+        file.write_text(f"{pipeline.topics.events} 0 11\n")
+        assert "it has 0 to 10" in pipeline.penstock(*seek, "--yes", expect=1)["stderr"]
+        file.write_text(f"{pipeline.topics.events} 0\n")
+        boxed = pipeline.penstock(*seek, expect=2)["stderr"].replace("│", " ")
         assert "line 1:" in " ".join(boxed.split())
 
-    def test_a_group_with_members_is_left_alone(self, world, group) -> None:
-        world.send(30)
-        with Consumer({"bootstrap.servers": world.bootstrap, "group.id": group}) as consumer:
-            consumer.subscribe([world.topics.events])
+    def test_a_group_with_members_is_left_alone(self, pipeline, group) -> None:
+        pipeline.send(30)
+        with Consumer({"bootstrap.servers": pipeline.bootstrap, "group.id": group}) as consumer:
+            consumer.subscribe([pipeline.topics.events])
             assert consumer.poll(TIMEOUT_S) is not None
-            refused = world.penstock(
+            refused = pipeline.penstock(
                 "offsets", "seek", "--group", group, "--to", "end", "--yes", expect=4
             )
             assert "has 1 members" in refused["stderr"]
 
 
-def test_an_absent_broker_is_exit_code_3_and_named(world) -> None:
-    away = ReplayWorld.__new__(ReplayWorld)
-    away.__dict__.update(world.__dict__, bootstrap="127.0.0.1:9")
-    answer = away.penstock("dlq", "ls", world.name, expect=3)
+def test_an_absent_broker_is_exit_code_3_and_named(pipeline) -> None:
+    away = ReplayedPipeline.__new__(ReplayedPipeline)
+    away.__dict__.update(pipeline.__dict__, bootstrap="127.0.0.1:9")
+    answer = away.penstock("dlq", "ls", pipeline.name, expect=3)
     assert "127.0.0.1:9" in answer["stderr"]
     assert "--bootstrap-servers" in answer["stderr"]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
+from harness.kafka import delete_topics
 from harness.waiting import background_calls
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.codec import encode_one
@@ -25,7 +25,7 @@ SCHEMA = schema_text("retrain_event.avsc")
 ASKED = RetrainEvent.request("r1", "fraud", 1, "drift", cause_ids=("d1",), data_since=5)
 
 
-class Rig:
+class RetrainTopic:
     """A retrain topic of a test's own."""
 
     def __init__(self, bootstrap: str, registry_url: str) -> None:
@@ -50,31 +50,30 @@ class Rig:
 
 
 @pytest.fixture
-def rig(kafka_bootstrap: str, registry_url: str) -> Iterator[Rig]:
-    made = Rig(kafka_bootstrap, registry_url)
+def topic(kafka_bootstrap: str, registry_url: str) -> Iterator[RetrainTopic]:
+    made = RetrainTopic(kafka_bootstrap, registry_url)
     yield made
     for log in made.logs:
         log.close()
-    client = AdminClient({"bootstrap.servers": kafka_bootstrap})
-    client.delete_topics([made.topic])[made.topic].result(20)
+    delete_topics(kafka_bootstrap, [made.topic])
 
 
-def test_request_is_found_among_others_and_what_cannot_be_read(rig: Rig) -> None:
-    rig.tell(RetrainEvent.request("r0", "fraud", 1, "cli"))
-    rig.tell(b"junk")
-    rig.tell(ASKED)
-    log = rig.log()
+def test_request_is_found_among_others_and_what_cannot_be_read(topic: RetrainTopic) -> None:
+    topic.tell(RetrainEvent.request("r0", "fraud", 1, "cli"))
+    topic.tell(b"junk")
+    topic.tell(ASKED)
+    log = topic.log()
     log.refresh()
     assert log.request == ASKED
-    other = rig.log("r2")
+    other = topic.log("r2")
     other.refresh()
     with pytest.raises(ConfigError, match="no request 'r2'"):
         _ = other.request
 
 
-def test_event_is_written_once_and_seen_by_who_comes_later(rig: Rig) -> None:
-    rig.tell(ASKED)
-    log = rig.log()
+def test_event_is_written_once_and_seen_by_who_comes_later(topic: RetrainTopic) -> None:
+    topic.tell(ASKED)
+    log = topic.log()
     log.refresh()
     started = log.write("started", run_id="run-1")
     assert (started.event_id, started.actor, started.source) == (
@@ -85,32 +84,32 @@ def test_event_is_written_once_and_seen_by_who_comes_later(rig: Rig) -> None:
     assert log.write("started", run_id="run-2") == started
     for _ in range(3):
         log.refresh()  # past the transaction's own markers, too
-    assert rig.log().write("started", run_id="run-3") == started
+    assert topic.log().write("started", run_id="run-3") == started
     log.check_wanted()
 
 
-def test_of_two_writers_one_writes(rig: Rig) -> None:
-    rig.tell(ASKED)
+def test_of_two_writers_one_writes(topic: RetrainTopic) -> None:
+    topic.tell(ASKED)
     found: list[RetrainEvent] = []
 
     def writer(name: str) -> Callable[[], None]:
-        log = rig.log()
+        log = topic.log()
         return lambda: found.append(log.write("finished", verdict="promoted", run_id=name))
 
     writers = [writer("a"), writer("b"), writer("c")]
     with background_calls() as start:
         for one in writers:
             start(one)
-    last = rig.log()
+    last = topic.log()
     last.refresh()
     assert found == [last.event("finished")] * 3
 
 
 @pytest.mark.parametrize("state", ["cancelled", "failed", "suppressed"])
-def test_request_that_has_ended_is_withdrawn(rig: Rig, state: str) -> None:
-    rig.tell(ASKED)
-    log = rig.log()
+def test_request_that_has_ended_is_withdrawn(topic: RetrainTopic, state: str) -> None:
+    topic.tell(ASKED)
+    log = topic.log()
     log.check_wanted()
-    rig.tell(ASKED.followed_by(state, 2, reason="as ann says"))
+    topic.tell(ASKED.followed_by(state, 2, reason="as ann says"))
     with pytest.raises(Withdrawn, match=f"{state}: as ann says"):
         log.check_wanted()

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
 from harness.inference import WIDTH, version
+from harness.kafka import own_topics
 from harness.waiting import eventually
 from penstock_inference.model_server import ServedModel
 from penstock_inference.pipeline import AnsweredBy, Signature, Vectors, prediction_columns
@@ -32,10 +33,8 @@ ORIGIN = pa.struct({"topic": pa.string(), "partition": pa.int32(), "offset": pa.
 @pytest.fixture
 def topic(kafka_bootstrap: str) -> Iterator[str]:
     name = f"rest-{uuid.uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
-    admin.create_topics([NewTopic(name, 2, 1)])[name].result(WAIT_S)
-    yield name
-    admin.delete_topics([name])[name].result(WAIT_S)
+    with own_topics(kafka_bootstrap, [NewTopic(name, 2, 1)]):
+        yield name
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.retrain import RetrainRig, find_places, loaded, pressed, shape, vibrating
+from harness.retrain import RetrainedPipeline, loaded, pressed, shape, vibrating
 from harness.waiting import background_calls, eventually
 from penstock_training.trainers import FittedModel, Matrix, Trainer, Vector, make_trainer
 from penstock_training_job.workplace import Places
@@ -22,14 +22,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def places(request: pytest.FixtureRequest) -> Places:
-    return find_places(request)
-
-
-@pytest.fixture(scope="module")
-def steady(places: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetrainRig]:
+def steady(places: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetrainedPipeline]:
     """Return a pipeline whose first model is right and stays champion."""
-    made = RetrainRig(places, tmp_path_factory.mktemp("steady"))
+    made = RetrainedPipeline(places, tmp_path_factory.mktemp("steady"))
     made.serve(2_000, vibrating)
     yield made
     made.remove_topics()
@@ -58,7 +53,7 @@ class Shuffled(Trainer):
         raise NotImplementedError
 
 
-def test_shuffled_labels_are_noticed_on_the_held_out_rows(steady: RetrainRig) -> None:
+def test_shuffled_labels_are_noticed_on_the_held_out_rows(steady: RetrainedPipeline) -> None:
     request_id = steady.request()
     before = steady.state()
     found = steady.job_with(request_id, lambda kind, seed: Shuffled(make_trainer(kind, seed), 0))
@@ -70,7 +65,7 @@ def test_shuffled_labels_are_noticed_on_the_held_out_rows(steady: RetrainRig) ->
     assert steady.state() == before, "it has seen traffic"
 
 
-def test_shuffled_labels_are_noticed_in_the_canary(steady: RetrainRig) -> None:
+def test_shuffled_labels_are_noticed_in_the_canary(steady: RetrainedPipeline) -> None:
     request_id = steady.request()
     with steady.traffic(vibrating):
         found = steady.job_with(
@@ -90,36 +85,36 @@ def test_no_labels_no_promotion(places: Places, tmp_path: Path) -> None:
 retrain: {min_labels: 1500, max_labels: 3000, label_wait_s: 60}
 rollout: {canary_percent: 50, min_canary_rows: 300, max_wait_s: 6}
 """
-    rig = RetrainRig(places, tmp_path, sections)
-    rig.serve(1_800, pressed)
-    request_id = rig.request()
-    with rig.traffic(pressed, labelled=False):
-        found = rig.job_with(request_id, make_trainer)
+    pipeline = RetrainedPipeline(places, tmp_path, sections)
+    pipeline.serve(1_800, pressed)
+    request_id = pipeline.request()
+    with pipeline.traffic(pressed, labelled=False):
+        found = pipeline.job_with(request_id, make_trainer)
     assert found.verdict == "rejected"
     assert "0 labelled canary rows" in found.reason
     assert found.metrics["holdout_auc"] > 0.95
-    assert shape(rig.state()) == [("1", "champion", 100, "serving"), ("2", "", 0, "retired")]
-    rig.remove_topics()
+    assert shape(pipeline.state()) == [("1", "champion", 100, "serving"), ("2", "", 0, "retired")]
+    pipeline.remove_topics()
 
 
 @pytest.mark.faults
 def test_job_without_rows_fails_with_the_reason_last(places: Places, tmp_path: Path) -> None:
     sections = "\nretrain: {min_labels: 1500, label_wait_s: 0.5}\n"
-    rig = RetrainRig(places, tmp_path, sections)
-    rig.serve(100, pressed)
-    request_id = rig.request()
-    done = rig.job(request_id)
+    pipeline = RetrainedPipeline(places, tmp_path, sections)
+    pipeline.serve(100, pressed)
+    request_id = pipeline.request()
+    done = pipeline.job(request_id)
     assert done.returncode == 1
     assert "100 labelled rows within 0.5 s" in done.stderr.splitlines()[-1]
-    assert [e.state for e in rig.events(request_id)] == ["requested", "started"]
-    again = rig.job("nobody-asked")
+    assert [e.state for e in pipeline.events(request_id)] == ["requested", "started"]
+    again = pipeline.job("nobody-asked")
     assert again.returncode == 1
     assert "no request 'nobody-asked'" in again.stderr.splitlines()[-1]
-    rig.remove_topics()
+    pipeline.remove_topics()
 
 
 @pytest.mark.faults
-def test_cancelled_request_takes_its_canary_back(steady: RetrainRig) -> None:
+def test_cancelled_request_takes_its_canary_back(steady: RetrainedPipeline) -> None:
     request_id = steady.request()
     ends: list[CompletedProcess[str]] = []
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
+from harness.kafka import own_topics
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_retrain_trigger.retrain_log import RetrainLog
 from penstock_schemas.codec import encode_one
@@ -26,10 +27,8 @@ Make = Callable[..., RetrainLog]
 @pytest.fixture
 def topic(kafka_bootstrap: str) -> Iterator[str]:
     name = f"retrain-{uuid.uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
-    admin.create_topics([NewTopic(name, 1, 1)])[name].result(20)
-    yield name
-    admin.delete_topics([name])[name].result(20)
+    with own_topics(kafka_bootstrap, [NewTopic(name, 1, 1)]):
+        yield name
 
 
 @pytest.fixture

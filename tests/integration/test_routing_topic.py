@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import NewTopic
+from harness.kafka import own_topics
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_routing.topic import RoutingTopic
 from penstock_schemas.errors import BrokerUnavailable, FatalError
@@ -21,12 +22,11 @@ Make = Callable[[RoutingState | None], RoutingState]
 
 
 @pytest.fixture
-def topic(kafka_bootstrap: str) -> str:
+def topic(kafka_bootstrap: str) -> Iterator[str]:
     name = f"routing-{uuid.uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": kafka_bootstrap})
     new = NewTopic(name, 1, 1, config={"cleanup.policy": "compact"})
-    admin.create_topics([new])[name].result(20)
-    return name
+    with own_topics(kafka_bootstrap, [new]):
+        yield name
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient
+from harness.kafka import delete_topics
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.errors import BrokerUnavailable, SchemaError, SchemaIncompatible
 from penstock_schemas.schema_files import schema_text
@@ -41,9 +41,7 @@ def registry(registry_url: str) -> RegistryClient:
 def names(kafka: KafkaSettings) -> Iterator[PipelineTopics]:
     topics = PipelineTopics(f"topics-{uuid.uuid4().hex[:8]}")
     yield topics
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    for future in admin.delete_topics([t.name for t in topics.all(1)]).values():
-        future.exception(10)
+    delete_topics(kafka.bootstrap_servers, [topic.name for topic in topics.all(1)])
 
 
 def test_apply_makes_what_plan_shows_and_then_nothing_is_left(kafka, registry, names) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from harness.tiny_components import OFFSET
+from harness.waiting import eventually
 from penstock_stack.component import StackConfig
 from penstock_stack.endpoints import Endpoints
 
@@ -21,11 +20,7 @@ def until() -> Callable[[Callable[[], bool]], None]:
     """Return a function that waits until a condition holds, or fails the test."""
 
     def wait(condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        pause = threading.Event()
-        while not condition():
-            assert time.monotonic() < deadline, "the condition did not become true in time"
-            pause.wait(0.02)
+        eventually(condition, DEADLINE_S, every_s=0.02)
 
     return wait
 

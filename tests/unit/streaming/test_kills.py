@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from harness import kills
 from harness.kills import JOB_KILLS, LOOP_KILLS, KillSwitch, kill_at, kill_job, wrapper
-from harness.loop import IN, OUT, MakeRig, Rig, Stateful
+from harness.loop import IN, OUT, FakeLoop, MakeLoop, Stateful
 from penstock_schemas.errors import ConfigError
 from penstock_service.fail_points import FailPoints
 from penstock_streaming.testing import FakeBroker, FakeClients
@@ -45,9 +45,9 @@ def test_every_place_of_a_job_is_in_the_product_and_every_one_there_is_known() -
 
 
 @pytest.mark.parametrize("text", ["nowhere", "after_poll:x", ":3", "after_poll:-1", ""])
-def test_a_wrong_name_or_count_is_refused_by_name(make_rig: MakeRig, text: str) -> None:
+def test_a_wrong_name_or_count_is_refused_by_name(make_loop: MakeLoop, text: str) -> None:
     with pytest.raises(ConfigError, match=f"kill at '{text}'"):
-        make_rig(wrapper=wrapper(text))
+        make_loop(wrapper=wrapper(text))
 
 
 def test_only_the_named_place_and_visit_kill() -> None:
@@ -66,16 +66,16 @@ def test_fail_points_of_the_product_do_nothing() -> None:
     assert kill_job("") == {}
 
 
-def killed(make_rig: MakeRig, place: str, **settings: object) -> Rig:
-    """Return the rig that two records have been fed to, after it has died at a place."""
-    rig = make_rig(Stateful(), wrapper=wrapper(place), **settings)
-    rig.started()
-    rig.broker.calls.clear()
-    rig.handler.events.clear()
-    rig.feed(b"a", b"b")
+def killed(make_loop: MakeLoop, place: str, **settings: object) -> FakeLoop:
+    """Return the loop that two records have been fed to, after it has died at a place."""
+    loop = make_loop(Stateful(), wrapper=wrapper(place), **settings)
+    loop.started()
+    loop.broker.calls.clear()
+    loop.handler.events.clear()
+    loop.feed(b"a", b"b")
     with pytest.raises(Killed):
-        rig.turn(3)
-    return rig
+        loop.turn(3)
+    return loop
 
 
 @pytest.mark.parametrize(
@@ -93,28 +93,30 @@ def killed(make_rig: MakeRig, place: str, **settings: object) -> Rig:
     ],
 )
 def test_a_loop_in_transactions_dies_between_the_calls_that_a_place_lies_between(
-    make_rig: MakeRig, place: str, submitted: int, calls: list[str]
+    make_loop: MakeLoop, place: str, submitted: int, calls: list[str]
 ) -> None:
-    rig = killed(make_rig, place)
-    assert len(rig.handler.named("submit")) == submitted
-    found = [call for call in rig.broker.calls if call not in ("poll", "committed")]
+    loop = killed(make_loop, place)
+    assert len(loop.handler.named("submit")) == submitted
+    found = [call for call in loop.broker.calls if call not in ("poll", "committed")]
     assert found[-len(calls) :] == calls if calls else found == []
     is_committed = place == "after_commit"
-    assert rig.broker.values(OUT) == ([b"a", b"b"] if is_committed else [])
-    assert rig.broker.offsets == ({(IN, 0): 2} if is_committed else {})
-    assert len(rig.handler.named("changelog")) == (LOOP_KILLS.index(place) > 4)
+    assert loop.broker.values(OUT) == ([b"a", b"b"] if is_committed else [])
+    assert loop.broker.offsets == ({(IN, 0): 2} if is_committed else {})
+    assert len(loop.handler.named("changelog")) == (LOOP_KILLS.index(place) > 4)
 
 
 @pytest.mark.parametrize("place", LOOP_KILLS)
-def test_a_loop_without_transactions_dies_at_each_place_too(make_rig: MakeRig, place: str) -> None:
-    rig = killed(make_rig, place, delivery="at_least_once")
+def test_a_loop_without_transactions_dies_at_each_place_too(
+    make_loop: MakeLoop, place: str
+) -> None:
+    loop = killed(make_loop, place, delivery="at_least_once")
     has_flushed = LOOP_KILLS.index(place) >= LOOP_KILLS.index("after_flush")
     kept = {"mid_produce": [b"a"]}.get(place, [b"a", b"b"] if has_flushed else [])
-    assert rig.broker.values(OUT) == kept
-    assert rig.broker.offsets == ({(IN, 0): 2} if place == "after_commit" else {})
+    assert loop.broker.values(OUT) == kept
+    assert loop.broker.offsets == ({(IN, 0): 2} if place == "after_commit" else {})
 
 
-def test_positions_that_are_committed_alone_are_no_visit(make_rig: MakeRig) -> None:
+def test_positions_that_are_committed_alone_are_no_visit(make_loop: MakeLoop) -> None:
     handler = Stateful()
     _, wrapped = kill_at("after_commit", FakeClients(FakeBroker()), handler)  # type: ignore[arg-type]
     wrapped.committed()
