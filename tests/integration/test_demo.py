@@ -277,7 +277,7 @@ def test_a_loop_that_closes_is_seen_whole(
 def test_what_is_lost_and_what_is_there_twice_is_counted(
     play: Callable[..., module.Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("penstock_cli.demonstration.observer.DRAINED_WITHIN_S", 3.0)
+    monkeypatch.setattr("penstock_cli.demonstration.run.DRAINED_WITHIN_S", 3.0)
     outcome = play({**CLOSES, 100: ["lose_one"], 200: ["repeat_one"]})
     assert outcome.missed is None
     assert (outcome.ledger.lost, outcome.ledger.duplicates) == (1, 1)

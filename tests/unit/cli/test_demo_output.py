@@ -11,12 +11,10 @@ import pytest
 import yaml
 from penstock_cli.demo import simulated, without_retraining
 from penstock_cli.demonstration.joined_rows import JoinedRows
-from penstock_cli.demonstration.plot import draw
 from penstock_cli.demonstration.quality import Point
-from penstock_cli.demonstration.run import DemoPlan
-from penstock_cli.demonstration.source import EventSource
-from penstock_cli.demonstration.stage_tracker import StageTracker
-from penstock_cli.demonstration.summary import ledger, summarise, table
+from penstock_cli.demonstration.run import DemoPlan, EventSource
+from penstock_cli.demonstration.stages import StageTracker
+from penstock_cli.demonstration.summary import draw, ledger, summarise, table
 from penstock_cli.demonstration.view import PlainView, Snapshot
 from penstock_pipelines.loader import load_pipeline
 from penstock_schemas.errors import ConfigError, DeliveryFailed, FatalError

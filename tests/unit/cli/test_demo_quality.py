@@ -110,9 +110,9 @@ def test_phases_are_split_by_planted_point_and_version(loop: JoinedRows) -> None
     assert quality_of(loop, split.before).champion > 0.85
     assert quality_of(loop, split.drifted).champion < 0.6
     after = promotion(loop, split.promoted, old_champion=0.61)
-    low, high = after.champion_interval
-    assert low < after.quality.champion < high
-    assert after.gap_interval == (0.0, 0.0)
+    low, high = after.both.first_interval
+    assert low < after.both.first < high
+    assert after.both.gap_interval == (0.0, 0.0)
     assert after.to_dict()["old_champion"] == 0.61
 
 

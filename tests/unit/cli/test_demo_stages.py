@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 from penstock_cli.demonstration.run import DemoPlan
-from penstock_cli.demonstration.stage_tracker import Progress, StageTracker
-from penstock_cli.demonstration.stages import CONTROL, LOOP, Stage, StageMissed
+from penstock_cli.demonstration.stages import (
+    CONTROL,
+    LOOP,
+    RunProgress,
+    Stage,
+    StageMissed,
+    StageTracker,
+)
 from penstock_schemas.records import (
     DriftEvent,
     DriftWindow,
@@ -58,8 +64,8 @@ def step(state: str, **facts: Any) -> RetrainEvent:
 def test_a_loop_that_closes_reaches_every_stage_in_order() -> None:
     run = tracker()
     run.routing(routing(1, 100), 0.5)
-    run.progress(Progress(events=100, predicted=50), 1.0)
-    run.progress(Progress(AT, AT), 20.0)
+    run.progress(RunProgress(events=100, predicted=50), 1.0)
+    run.progress(RunProgress(AT, AT), 20.0)
     run.drift(alarm("suspected"), 22.0)
     assert run.current is Stage.DRIFT_FOUND
     run.drift(alarm(), 24.0)
@@ -71,7 +77,7 @@ def test_a_loop_that_closes_reaches_every_stage_in_order() -> None:
     assert run.current is Stage.PROMOTED
     run.retrain(step("finished", verdict="promoted", model_version="2"), 70.2)
     assert run.current is Stage.MEASURED
-    run.progress(Progress(90_000, 90_000, 70_000, 20_000), 91.0)
+    run.progress(RunProgress(90_000, 90_000, 70_000, 20_000), 91.0)
     assert run.current is None
     assert tuple(run.reached) == LOOP
     assert run.reached[Stage.PROMOTED] == 70.2
@@ -92,7 +98,7 @@ def ready(**plan: Any) -> StageTracker:
     """Return a run whose drift has been found at 24 s."""
     run = tracker(**plan)
     run.routing(routing(1, 100), 0.5)
-    run.progress(Progress(AT + 3000, AT), 20.0)
+    run.progress(RunProgress(AT + 3000, AT), 20.0)
     run.drift(alarm(), 24.0)
     run.retrain(ASKED, 24.0)
     return run
@@ -107,10 +113,10 @@ def test_no_prediction_in_time_is_named() -> None:
 
 def test_no_alarm_on_the_labels_after_the_planted_point_is_named() -> None:
     run = tracker(drift="none")
-    run.progress(Progress(AT, AT), 20.0)
-    run.progress(Progress(50_000, 50_000, 29_999), 49.0)
+    run.progress(RunProgress(AT, AT), 20.0)
+    run.progress(RunProgress(50_000, 50_000, 29_999), 49.0)
     run.check(90.0)
-    run.progress(Progress(50_001, 50_000, 30_000), 91.0)
+    run.progress(RunProgress(50_001, 50_000, 30_000), 91.0)
     run.check(110.0)
     with pytest.raises(StageMissed) as missed:
         run.check(112.0)
@@ -120,7 +126,7 @@ def test_no_alarm_on_the_labels_after_the_planted_point_is_named() -> None:
 
 def test_labels_that_do_not_come_end_the_wait_as_well() -> None:
     run = tracker()
-    run.progress(Progress(AT, AT), 20.0)
+    run.progress(RunProgress(AT, AT), 20.0)
     with pytest.raises(StageMissed, match="'drift found' did not happen: not within"):
         run.check(20.0 + 60.0 + 60.0 + 20.0 + 1.0)
 
@@ -134,7 +140,7 @@ def test_labels_that_do_not_come_end_the_wait_as_well() -> None:
 )
 def test_a_false_alarm_is_an_error(plan: dict[str, Any], events: int, why: str) -> None:
     run = tracker(**plan)
-    run.progress(Progress(events, events), 10.0)
+    run.progress(RunProgress(events, events), 10.0)
     run.drift(alarm("suspected"), 11.0)
     with pytest.raises(StageMissed, match=why):
         run.drift(alarm(), 12.0)
@@ -190,6 +196,6 @@ def test_a_run_without_retraining_needs_the_suppression_and_enough_labels() -> N
     run = ready(retrains=False)
     run.retrain(step("suppressed", reason="disabled: retrain.enabled is false"), 25.0)
     assert run.current is Stage.CONTROLLED
-    run.progress(Progress(110_000, 110_000, 80_000), 110.0)
+    run.progress(RunProgress(110_000, 110_000, 80_000), 110.0)
     assert run.current is None
     assert tuple(run.reached) == CONTROL

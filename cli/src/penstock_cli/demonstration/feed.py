@@ -28,8 +28,8 @@ METADATA_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(slots=True)
-class News:
-    """What one poll has brought."""
+class PolledRecords:
+    """The records of one poll, decoded."""
 
     predictions: Predictions | None = None
     labels: Labels | None = None
@@ -67,11 +67,15 @@ class Feed:
         )
         names = (topics.predictions, topics.interactions, topics.drift, topics.retrain)
         self._consumer.assign(
-            [place for name in (*names, topics.models, *self._dead) for place in self._places(name)]
+            [
+                partition
+                for name in (*names, topics.models, *self._dead)
+                for partition in self._partitions(name)
+            ]
         )
 
-    def poll(self, timeout_s: float) -> News:
-        """Return what has come, waiting at most ``timeout_s`` for the first record."""
+    def poll(self, timeout_s: float) -> PolledRecords:
+        """Return the records that are there, waiting at most ``timeout_s`` for the first record."""
         by_topic: dict[str, list[Message]] = {}
         for message in self._consumer.consume(BATCH_ROWS, timeout_s):
             error = message.error()
@@ -82,7 +86,7 @@ class Feed:
         topics = self._topics
         predictions = by_topic.get(topics.predictions, [])
         labels = by_topic.get(topics.interactions, [])
-        return News(
+        return PolledRecords(
             self._read_predictions(predictions) if predictions else None,
             self._read_labels(labels) if labels else None,
             sum(len(by_topic.get(name, ())) for name in self._dead),
@@ -96,10 +100,10 @@ class Feed:
         )
 
     def close(self) -> None:
-        """Let the broker go."""
+        """Close the consumer."""
         self._consumer.close()
 
-    def _places(self, topic: str) -> list[TopicPartition]:
+    def _partitions(self, topic: str) -> list[TopicPartition]:
         found = self._consumer.list_topics(topic, timeout=METADATA_TIMEOUT_S).topics[topic]
         return [TopicPartition(topic, number, 0) for number in found.partitions]
 

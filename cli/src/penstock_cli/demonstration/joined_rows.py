@@ -110,14 +110,14 @@ class JoinedRows:
         return self._versions.numbers.get(name, UNKNOWN)
 
     def add_truth(self, event_ids: Sequence[str], oracle: Floats) -> None:
-        """Take in events before they are sent."""
+        """Add events before they are sent."""
         first, n = len(self), len(event_ids)
         self._reserve(first + n)
         self._row_of.update(zip(event_ids, range(first, first + n), strict=True))
         self._arrays["oracle"][first : first + n] = oracle
 
     def add_predictions(self, found: Predictions) -> None:
-        """Take in predictions; of an event that has several, the last counts."""
+        """Add predictions; of an event that has several, the last counts."""
         rows, ours = self._rows(found.event_ids)
         versions = self._versions.of(found.versions)[ours]
         values: dict[str, Column] = {
@@ -131,13 +131,13 @@ class JoinedRows:
         for name, column in values.items():
             self._arrays[name][rows] = column
         np.add.at(self._arrays["times"], rows, 1)
-        # What the first champion would have said is worth knowing of rows it did not see.
+        # Kept to compute what the first champion would have scored on rows it did not see.
         later = (versions > 0) & ~found.is_canary[ours]
         if later.any():
             self._features.append((rows[later], found.features[ours][later]))
 
     def add_labels(self, found: Labels) -> None:
-        """Take in labels; of an event that has several, the last counts."""
+        """Add labels; of an event that has several, the last counts."""
         rows, ours = self._rows(found.event_ids)
         self._arrays["label"][rows] = found.labels[ours]
         self._arrays["label_at_ms"][rows] = found.at_ms[ours]

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from penstock_monitoring.intervals import paired_bootstrap
+from penstock_monitoring.intervals import PairedAuc, paired_bootstrap
 from penstock_monitoring.quality import auc
 
 from penstock_cli.demonstration.joined_rows import UNKNOWN, JoinedRows, Rows
@@ -98,40 +98,36 @@ class Promotion:
 
     Parameters
     ----------
+    both
+        The champion's AUC (first) and the oracle's.
     old_champion
         AUC that the first champion would have had on the same rows, if known.
     """
 
-    quality: Quality
-    champion_interval: tuple[float, float]
-    oracle_interval: tuple[float, float]
-    gap_interval: tuple[float, float]
+    both: PairedAuc
     old_champion: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return rounded plain values."""
+        both, old = self.both, self.old_champion
         intervals = {
-            name: [_rounded(value) for value in getattr(self, name)]
-            for name in ("champion_interval", "oracle_interval", "gap_interval")
+            "champion_interval": both.first_interval,
+            "oracle_interval": both.second_interval,
+            "gap_interval": both.gap_interval,
         }
-        old = self.old_champion
-        known = {"old_champion": None if old is None else _rounded(old)}
-        return {**self.quality.to_dict(), **intervals, **known}
+        return {
+            **Quality(both.first, both.second, both.rows, both.positives).to_dict(),
+            **{name: [_rounded(value) for value in span] for name, span in intervals.items()},
+            "old_champion": None if old is None else _rounded(old),
+        }
 
 
 def promotion(
     rows: JoinedRows, chosen: Rows, old_champion: float | None, seed: int = 0
 ) -> Promotion:
     """Return the quality on the rows after the promotion."""
-    labels, scores, oracle = (rows.floats(n)[chosen] for n in ("label", "score", "oracle"))
-    both = paired_bootstrap(labels, scores, oracle, stratified=False, seed=seed)
-    return Promotion(
-        quality_of(rows, chosen),
-        both.first_interval,
-        both.second_interval,
-        both.gap_interval,
-        old_champion,
-    )
+    columns = (rows.floats(n)[chosen] for n in ("label", "score", "oracle"))
+    return Promotion(paired_bootstrap(*columns, stratified=False, seed=seed), old_champion)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,26 @@
-"""The demo's result: the figures as plain values, and as a table for people. Pure."""
+"""The demo's result: the figures as plain values, as a table for people, and as a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from penstock_cli.demonstration.joined_rows import JoinedRows
 from penstock_cli.demonstration.quality import (
+    Point,
     Promotion,
     canary_share,
     labels_until,
     phases,
     quality_of,
 )
-from penstock_cli.demonstration.stage_tracker import Facts, StageTracker
-from penstock_cli.demonstration.stages import Stage
+from penstock_cli.demonstration.stages import Facts, Stage, StageTracker
+
+_SIZE_INCHES: Final = (10.0, 4.5)
+_DPI: Final = 120
+_LOWEST: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,7 @@ def summarise(
         Quality after the promotion, or, in a control run, at its end.
     """
     facts = tracker.facts
-    first = facts.first.champion if facts.first is not None else None
-    split = phases(rows, drift_at, "" if first is None else first.version, facts.new_version)
+    split = phases(rows, drift_at, facts.first_version, facts.new_version)
     return {
         "stages": _stages(tracker, began_s),
         "auc": {
@@ -190,3 +194,36 @@ def _words(facts: dict[str, Any], *names: str) -> str | None:
 
 def _seconds(value: float | None) -> str | None:
     return None if value is None else f"{value:,.1f} s"
+
+
+def draw(path: Path, title: str, points: Sequence[Point], marks: dict[str, int]) -> None:
+    """Write the picture as PNG.
+
+    Parameters
+    ----------
+    points
+        AUC of the champion and the oracle by event.
+    marks
+        Event at which something happened, by its name.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    events = [p.event for p in points]
+    axes.plot(events, [p.oracle for p in points], color="0.6", label="oracle (knows the truth)")
+    axes.plot(events, [p.champion for p in points], color="tab:blue", label="champion served")
+    colours = ("tab:red", "tab:orange", "tab:purple", "tab:green")
+    for (name, event), colour in zip(marks.items(), colours, strict=False):
+        axes.axvline(event, color=colour, linestyle="--", linewidth=1.2, label=name)
+    axes.set_xlabel("event")
+    axes.set_ylabel("AUC of the last 5,000 labelled events")
+    axes.set_ylim(min([_LOWEST, *(p.champion for p in points)]) - 0.02, 1.0)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=6, fontsize="small", frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=_DPI)
