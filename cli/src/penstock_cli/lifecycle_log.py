@@ -21,7 +21,7 @@ from penstock_schemas.records import DriftEvent, RetrainEvent, RoutingState
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.audit import AuditLog
-from penstock_streaming.errors import Verdict, error_of, translated, verdict
+from penstock_streaming.errors import ErrorCategory, error_of, penstock_error, category_of
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 from penstock_streaming.timing import Deadline
 
@@ -109,10 +109,10 @@ class LifecycleLog:
         try:
             producer.produce(topic, value, event.pipeline.encode(), on_delivery=delivered)
         except KafkaException as exc:
-            raise translated(error_of(exc), f"writing {topic}") from exc
+            raise penstock_error(error_of(exc), f"writing {topic}") from exc
         left = producer.flush(timeout_s)
         if failed:
-            raise translated(failed[0], f"writing {topic}")
+            raise penstock_error(failed[0], f"writing {topic}")
         if left:
             raise BrokerUnavailable(f"{topic}: not acknowledged in {timeout_s:.0f} s")
 
@@ -170,8 +170,8 @@ class LifecycleLog:
                     yield from self._decoded(message, schema)
                 elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
                     yield None
-                elif verdict(error) is not Verdict.RETRY:
-                    raise translated(error, f"reading {topic}")
+                elif category_of(error) is not ErrorCategory.RETRY:
+                    raise penstock_error(error, f"reading {topic}")
         finally:
             consumer.close()
 

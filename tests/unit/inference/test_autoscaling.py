@@ -195,7 +195,7 @@ class World:
                 left -= step
         for p, meter in enumerate(self.meters):
             if not is_moving:
-                meter.add(self.now_s, int(self.end[p]), int(self.done[p]))
+                meter.measure(self.now_s, int(self.end[p]), int(self.done[p]))
         self.lag_most = max(self.lag_most, int(sum(self.end) - sum(self.done)))
 
     def _load(self) -> Load:

@@ -90,5 +90,5 @@ def test_after_a_roll_back_no_position_is_trusted() -> None:
 def test_partitions_given_up_are_forgotten() -> None:
     offsets = OffsetTracker()
     offsets.track(batch((0, 4), (1, 4)))
-    offsets.forget([1])
+    offsets.forget_partitions([1])
     assert offsets.ends({}) == {0: 5}

@@ -213,7 +213,7 @@ def test_what_was_rolled_back_does_not_count_and_what_was_committed_does() -> No
 def test_a_partition_that_comes_back_begins_anew() -> None:
     breaker = DeadLetterBreaker(LIMITS)
     assert breaker.count_batch(rows(60), range(60)) is not None
-    breaker.forget([0])
+    breaker.forget_partitions([0])
     assert not breaker.tripped
     assert breaker.count_batch(rows(50), range(50)) is None
 

@@ -13,14 +13,14 @@ from penstock_schemas.errors import (
     PenstockError,
 )
 from penstock_streaming.errors import (
-    VERDICTS,
+    CATEGORIES,
     AbortRequired,
+    ErrorCategory,
     TransactionClass,
-    Verdict,
+    category_of,
     error_of,
+    penstock_error,
     transaction_class,
-    translated,
-    verdict,
 )
 
 CODES = {
@@ -31,12 +31,12 @@ CODES = {
 
 
 def test_every_code_of_the_client_has_a_verdict() -> None:
-    unjudged = {name for name, code in CODES.items() if code not in VERDICTS} - {"NO_ERROR"}
+    unjudged = {name for name, code in CODES.items() if code not in CATEGORIES} - {"NO_ERROR"}
     assert unjudged == set()
 
 
 def test_an_unknown_code_is_fatal() -> None:
-    assert verdict(KafkaError(-9999)) is Verdict.FATAL
+    assert category_of(KafkaError(-9999)) is ErrorCategory.FATAL
 
 
 @pytest.mark.parametrize(
@@ -75,14 +75,14 @@ def test_a_fenced_producer_is_told_apart_from_other_fatal_errors(code: int) -> N
     ],
 )
 def test_a_code_becomes_a_class_of_our_tree(name: str, kind: type[PenstockError]) -> None:
-    error = translated(KafkaError(CODES[name]), "reading t")
+    error = penstock_error(KafkaError(CODES[name]), "reading t")
     assert type(error) is kind
     assert name in str(error)
     assert "reading t" in str(error)
 
 
 def test_an_exception_without_a_client_error_is_fatal() -> None:
-    assert verdict(error_of(KafkaException("odd"))) is Verdict.FATAL
+    assert category_of(error_of(KafkaException("odd"))) is ErrorCategory.FATAL
 
 
 def test_a_fatal_error_that_a_log_callback_has_wrapped_is_found() -> None:

@@ -19,7 +19,7 @@ Sample = tuple[float, int, int]
 def flow_of(samples: Iterator[Sample] | list[Sample]) -> Flow:
     meter = FlowMeter()
     for sample in samples:
-        meter.add(*sample)
+        meter.measure(*sample)
     found = meter.flow()
     assert found is not None
     return found
@@ -80,7 +80,7 @@ def test_commits_in_bursts_do_not_make_the_rate_jump(every_s: int) -> None:
     meter = FlowMeter()
     seen: list[float] = []
     for t in range(120):
-        meter.add(float(t), 100_000 + 100 * t, 400 * (t // every_s) * every_s)
+        meter.measure(float(t), 100_000 + 100 * t, 400 * (t // every_s) * every_s)
         flow = meter.flow()
         if flow is not None and t > 2 * WINDOW_S:
             seen.append(flow.consumed_per_s)
@@ -98,19 +98,19 @@ def test_missing_commits_make_the_drain_time_infinite_within_the_window() -> Non
 def test_offsets_that_go_back_start_the_measurement_anew() -> None:
     meter = FlowMeter()
     for sample in steady(arrived=100.0, consumed=100.0, lag=1_000):
-        meter.add(*sample)
-    meter.add(31.0, 10, 0)
+        meter.measure(*sample)
+    meter.measure(31.0, 10, 0)
     assert meter.flow() is None
-    meter.add(32.0, 20, 5)
+    meter.measure(32.0, 20, 5)
     assert meter.flow() == Flow(15, 10.0, 5.0)
 
 
 def test_measurements_too_close_together_are_no_rate() -> None:
     meter = FlowMeter()
-    meter.add(0.0, 100, 0)
-    meter.add(0.1, 100, 50)
+    meter.measure(0.0, 100, 0)
+    meter.measure(0.1, 100, 50)
     assert meter.flow() is None
-    meter.add(1.0, 100, 50)
+    meter.measure(1.0, 100, 50)
     assert meter.flow() == Flow(50, 0.0, 50.0)
 
 
@@ -128,7 +128,7 @@ def test_rates_are_never_negative_and_memory_is_bounded(
     for elapsed, arrived, consumed in steps:
         now, end = now + elapsed, end + arrived
         done = min(end, done + consumed)
-        meter.add(now, end, done)
+        meter.measure(now, end, done)
         flow = meter.flow()
         if flow is not None:
             assert flow.arrived_per_s >= 0.0

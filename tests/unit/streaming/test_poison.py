@@ -54,7 +54,7 @@ def test_without_suspects_a_batch_stays_whole() -> None:
 
 def test_a_range_is_read_in_slices_and_its_neighbours_whole() -> None:
     suspects = Suspects()
-    suspects.add([Range(0, 100, 163, deaths=1), Range(1, 7, 8, deaths=2)])
+    suspects.suspect([Range(0, 100, 163, deaths=1), Range(1, 7, 8, deaths=2)])
     parts = suspects.parts(records(0, 90, 170) + records(1, 5, 9))
     # 7 records of partition 0 and 2 of partition 1 lie between the suspects: one batch.
     assert sizes(parts) == [(10, 0), *[(2, 1)] * 32, (9, 0), (1, 2), (1, 2), (1, 0)]
@@ -77,7 +77,7 @@ def test_parts_hold_every_message_once_and_in_order(
     ranges: list[tuple[int, int, int, int]],
 ) -> None:
     suspects = Suspects()
-    suspects.add(Range(p, first, first + more, deaths) for p, first, more, deaths in ranges)
+    suspects.suspect(Range(p, first, first + more, deaths) for p, first, more, deaths in ranges)
     messages = [m for p in range(3) for m in records(p, 0, 80)]
     parts = suspects.parts(messages)
     assert [m for part in parts for m in part.messages] == messages

@@ -16,7 +16,7 @@ from penstock_schemas.errors import RecordError
 from penstock_schemas.records import DriftEvent, RetrainEvent, RoutingState
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
-from penstock_streaming.errors import Verdict, translated, verdict
+from penstock_streaming.errors import ErrorCategory, category_of, penstock_error
 from penstock_streaming.settings import KafkaSettings
 
 from penstock_cli import console
@@ -81,8 +81,8 @@ class Feed:
             error = message.error()
             if error is None:
                 by_topic.setdefault(str(message.topic()), []).append(message)
-            elif verdict(error) is not Verdict.RETRY:
-                raise translated(error, "reading what the demo shows")
+            elif category_of(error) is not ErrorCategory.RETRY:
+                raise penstock_error(error, "reading what the demo shows")
         topics = self._topics
         predictions = by_topic.get(topics.predictions, [])
         labels = by_topic.get(topics.interactions, [])

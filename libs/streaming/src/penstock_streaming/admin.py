@@ -32,7 +32,7 @@ from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import Topic
 
 from penstock_streaming.clients import TopicsClient
-from penstock_streaming.errors import error_of, translated
+from penstock_streaming.errors import error_of, penstock_error
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
 
@@ -271,7 +271,7 @@ def _broker_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except KafkaException as exc:
-        raise translated(error_of(exc), doing) from exc
+        raise penstock_error(error_of(exc), doing) from exc
     except FutureTimeout as exc:
         raise BrokerUnavailable(f"{doing}: no answer in time") from exc
 

@@ -177,8 +177,8 @@ class Checkpoint:
 
     def forget_partitions(self, partitions: set[int]) -> None:
         """Forget partitions that are no longer ours and have nothing in an open transaction."""
-        self._offsets.forget(partitions)
-        self.breaker.forget(partitions)
+        self._offsets.forget_partitions(partitions)
+        self.breaker.forget_partitions(partitions)
 
     def _begin(self) -> None:
         if self._begun_at is None:
@@ -291,7 +291,7 @@ class OffsetTracker:
         self.open_ends.clear()
         self.committed.clear()
 
-    def forget(self, partitions: Iterable[int]) -> None:
+    def forget_partitions(self, partitions: Iterable[int]) -> None:
         """Drop partitions that are no longer ours."""
         for partition in partitions:
             self.open_ends.pop(partition, None)

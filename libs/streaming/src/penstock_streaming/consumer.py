@@ -29,11 +29,11 @@ from penstock_streaming.clients import Clients, ConsumerClient
 from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
     AbortRequired,
+    ErrorCategory,
     OutcomeUnknown,
-    Verdict,
+    category_of,
     error_of,
-    translated,
-    verdict,
+    penstock_error,
 )
 from penstock_streaming.lag import LagMeter
 from penstock_streaming.timing import Deadline, RejoinTimer, within
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 LEAVE_S: Final = 3.0
 """Time to leave the group; `timing.GRACE_S` comes on top."""
 _OFFSETS_TIMEOUT_S: Final = 5.0
+_PASSING: Final = (ErrorCategory.RETRY, ErrorCategory.MEMBERSHIP)
+"""Errors among the messages that a later poll cures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ class GroupConsumer:
         """
         metadata = self._client.consumer_group_metadata()
         if not member_id or self.member_id() != member_id:
-            raise AbortRequired("membership of the group is lost", Verdict.MEMBERSHIP)
+            raise AbortRequired("membership of the group is lost", ErrorCategory.MEMBERSHIP)
         return metadata
 
     def close(self) -> None:
@@ -216,8 +218,8 @@ class GroupConsumer:
 
     def _on_error(self, error: KafkaError) -> None:
         """Note what the client meets in the background: only credentials stop the start."""
-        if verdict(error) is Verdict.CONFIG:
-            self._startup_error = translated(error, f"connecting for {self.topic}")
+        if category_of(error) is ErrorCategory.CONFIG:
+            self._startup_error = penstock_error(error, f"connecting for {self.topic}")
         logger.debug("kafka client: %s: %s", error.name(), error.str())
 
     # Records.
@@ -246,7 +248,7 @@ class GroupConsumer:
                 messages = [first, *self._client.consume(max_rows - 1, 0)]
                 self.consume_s = perf_counter() - start
         except CLIENT_EXCEPTIONS as exc:
-            raise translated(error_of(exc), f"reading {self.topic}") from exc
+            raise penstock_error(error_of(exc), f"reading {self.topic}") from exc
         if self._startup_error is not None and not self.has_joined:
             raise self._startup_error
         if any(map(Message.error, messages)):
@@ -264,8 +266,8 @@ class GroupConsumer:
                 if offset is None or offset < 0:
                     continue  # nothing is committed: `start_uncommitted` assigns the start
                 raise self.data_gap(message.partition() or 0, offset)
-            if verdict(error) not in (Verdict.RETRY, Verdict.MEMBERSHIP) or error.fatal():
-                raise translated(error, f"reading {self.topic}")
+            if category_of(error) not in _PASSING or error.fatal():
+                raise penstock_error(error, f"reading {self.topic}")
             logger.warning("reading %s: %s", self.topic, error.name())
         return [m for m in messages if m.error() is None]
 
@@ -372,7 +374,7 @@ class GroupConsumer:
                 if done.error is not None:
                     raise KafkaException(done.error)
         except KafkaException as exc:
-            raise translated(error_of(exc), f"committing {self.topic}") from exc
+            raise penstock_error(error_of(exc), f"committing {self.topic}") from exc
 
     def data_gap(self, partition: int, wanted: int) -> DataGap:
         """Return what is missing where the log does not have the offset that is wanted.

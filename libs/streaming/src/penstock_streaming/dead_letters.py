@@ -222,7 +222,7 @@ class _History:
     def copy(self) -> _History:
         return _History(self.seen, self.dead.copy(), self.in_row)
 
-    def die(self, number: int) -> None:
+    def count_dead(self, number: int) -> None:
         """Count the dead letter of the record of that number."""
         follows = bool(self.dead) and self.dead[-1] == number - 1
         self.in_row = self.in_row + 1 if follows else 1
@@ -279,10 +279,12 @@ class DeadLetterBreaker:
         dying = set(partitions[dead].tolist())
         trips = []
         for partition in np.flatnonzero(counts).tolist():
-            history = self._opened(partition)
+            history = self._history_of(partition)
             if partition in dying:
                 rows = np.flatnonzero(partitions == partition)
-                trip = self._bury(partition, history, rows, dead[partitions[dead] == partition])
+                trip = self._count_dead_rows(
+                    partition, history, rows, dead[partitions[dead] == partition]
+                )
                 trips += [trip] if trip is not None else []
             history.seen += int(counts[partition])
         if not trips:
@@ -300,7 +302,7 @@ class DeadLetterBreaker:
         self._histories.update(self._committed)
         self._committed.clear()
 
-    def forget(self, partitions: Iterable[int]) -> None:
+    def forget_partitions(self, partitions: Iterable[int]) -> None:
         """Drop partitions that are no longer ours, the closed ones too."""
         for partition in partitions:
             for known in (self._histories, self._committed, self.tripped):
@@ -323,7 +325,7 @@ class DeadLetterBreaker:
             del self.tripped[partition]
         return raised
 
-    def _bury(
+    def _count_dead_rows(
         self,
         partition: int,
         history: _History,
@@ -332,13 +334,13 @@ class DeadLetterBreaker:
     ) -> Trip | None:
         """Count the dead letters among a partition's rows, up to the first too many."""
         for row, place in zip(dead.tolist(), np.searchsorted(rows, dead).tolist(), strict=True):
-            history.die(history.seen + place)
+            history.count_dead(history.seen + place)
             trip = self._judge(partition, row, history)
             if trip is not None:
                 return trip
         return None
 
-    def _opened(self, partition: int) -> _History:
+    def _history_of(self, partition: int) -> _History:
         """Return a partition's history, after keeping what of it is committed."""
         history = self._histories.setdefault(partition, _History(0, deque(), 0))
         if partition not in self._committed:

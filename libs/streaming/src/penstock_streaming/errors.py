@@ -1,7 +1,7 @@
 """The Kafka client's errors in our terms: the only place that reads its codes.
 
 Producer calls inside a transaction are judged by librdkafka's flags (retriable, abortable, fatal;
-whatever has no flag is fatal too); everything else by the code's verdict below. A test walks the
+whatever has no flag is fatal too); everything else by the code's category below. A test walks the
 client's codes, so that a new one cannot pass unjudged.
 
 References
@@ -26,7 +26,7 @@ from penstock_schemas.errors import (
 )
 
 
-class Verdict(Enum):
+class ErrorCategory(Enum):
     """What a code means for us."""
 
     RETRY = "a broker is away, busy or moving: the same call may succeed later"
@@ -53,13 +53,13 @@ class AbortRequired(PenstockError):
     ----------
     message
         What failed.
-    verdict
+    category
         Of the code behind it: some causes no repetition can cure.
     """
 
-    def __init__(self, message: str, verdict: Verdict = Verdict.RETRY) -> None:
+    def __init__(self, message: str, category: ErrorCategory = ErrorCategory.RETRY) -> None:
         super().__init__(message)
-        self.verdict = verdict
+        self.category = category
 
 
 class BreakerTripped(AbortRequired):
@@ -91,17 +91,17 @@ class OutcomeUnknown(PenstockError):
     ----------
     message
         What happened.
-    verdict
+    category
         Of the code behind it: some causes no new producer can cure.
     """
 
-    def __init__(self, message: str, verdict: Verdict = Verdict.RETRY) -> None:
+    def __init__(self, message: str, category: ErrorCategory = ErrorCategory.RETRY) -> None:
         super().__init__(message)
-        self.verdict = verdict
+        self.category = category
 
 
-_CODES: dict[Verdict, str] = {
-    Verdict.RETRY: """
+_CODES: dict[ErrorCategory, str] = {
+    ErrorCategory.RETRY: """
         BROKER_NOT_AVAILABLE CONCURRENT_TRANSACTIONS COORDINATOR_LOAD_IN_PROGRESS
         COORDINATOR_NOT_AVAILABLE ELIGIBLE_LEADERS_NOT_AVAILABLE FENCED_LEADER_EPOCH
         FETCH_SESSION_ID_NOT_FOUND INVALID_FETCH_SESSION_EPOCH KAFKA_STORAGE_ERROR
@@ -120,15 +120,15 @@ _CODES: dict[Verdict, str] = {
         _TIMED_OUT_QUEUE _TRANSPORT _UNKNOWN_BROKER _UNKNOWN_PARTITION _UNKNOWN_TOPIC _WAIT_CACHE
         _WAIT_COORD _INCONSISTENT _LOG_TRUNCATION
     """,
-    Verdict.MEMBERSHIP: """
+    ErrorCategory.MEMBERSHIP: """
         FENCED_MEMBER_EPOCH ILLEGAL_GENERATION MEMBER_ID_REQUIRED REBALANCE_IN_PROGRESS
         STALE_MEMBER_EPOCH UNKNOWN_MEMBER_ID _ASSIGNMENT_LOST _ASSIGN_PARTITIONS
         _MAX_POLL_EXCEEDED _REVOKE_PARTITIONS _UNKNOWN_GROUP
     """,
-    Verdict.FENCED: """
+    ErrorCategory.FENCED: """
         FENCED_INSTANCE_ID INVALID_PRODUCER_EPOCH PRODUCER_FENCED UNRELEASED_INSTANCE_ID _FENCED
     """,
-    Verdict.CONFIG: """
+    ErrorCategory.CONFIG: """
         CLUSTER_AUTHORIZATION_FAILED DELEGATION_TOKEN_AUTHORIZATION_FAILED
         DELEGATION_TOKEN_AUTH_DISABLED DELEGATION_TOKEN_EXPIRED DELEGATION_TOKEN_NOT_FOUND
         DELEGATION_TOKEN_OWNER_MISMATCH DELEGATION_TOKEN_REQUEST_NOT_ALLOWED
@@ -142,10 +142,10 @@ _CODES: dict[Verdict, str] = {
         _AUTHENTICATION _INVALID_ARG _NOT_CONFIGURED _SSL _UNKNOWN_PROTOCOL _UNSUPPORTED_FEATURE
         _AUTO_OFFSET_RESET OFFSET_OUT_OF_RANGE
     """,
-    Verdict.UNDELIVERABLE: """
+    ErrorCategory.UNDELIVERABLE: """
         INVALID_RECORD INVALID_TIMESTAMP MSG_SIZE_TOO_LARGE POLICY_VIOLATION RECORD_LIST_TOO_LARGE
     """,
-    Verdict.FATAL: """
+    ErrorCategory.FATAL: """
         DUPLICATE_RESOURCE DUPLICATE_SEQUENCE_NUMBER DUPLICATE_VOTER FEATURE_UPDATE_FAILED
         FENCED_STATE_EPOCH GROUP_ID_NOT_FOUND GROUP_SUBSCRIBED_TO_TOPIC INCONSISTENT_VOTER_SET
         INVALID_COMMIT_OFFSET_SIZE INVALID_MSG INVALID_MSG_SIZE INVALID_PARTITIONS
@@ -166,23 +166,23 @@ _CODES: dict[Verdict, str] = {
 }
 
 # A name that this version of the client lacks is simply not there to be raised.
-VERDICTS: dict[int, Verdict] = {
-    code: verdict
-    for verdict, names in _CODES.items()
+CATEGORIES: dict[int, ErrorCategory] = {
+    code: category
+    for category, names in _CODES.items()
     for name in names.split()
     if isinstance(code := getattr(KafkaError, name, None), int)
 }
-"""Verdict of every code; a code that is missing is fatal."""
+"""ErrorCategory of every code; a code that is missing is fatal."""
 
 
-def verdict(error: KafkaError) -> Verdict:
+def category_of(error: KafkaError) -> ErrorCategory:
     """Return what an error means outside of a transaction call."""
-    return VERDICTS.get(error.code(), Verdict.FATAL)
+    return CATEGORIES.get(error.code(), ErrorCategory.FATAL)
 
 
 def transaction_class(error: KafkaError) -> TransactionClass:
     """Return the class of an error that a transactional producer call raised."""
-    if verdict(error) is Verdict.FENCED and not error.txn_requires_abort():
+    if category_of(error) is ErrorCategory.FENCED and not error.txn_requires_abort():
         return TransactionClass.FENCED
     if error.fatal():
         return TransactionClass.FATAL
@@ -208,7 +208,7 @@ def error_of(exception: BaseException) -> KafkaError:
     return KafkaError(KafkaError._FAIL, str(exception), True)  # noqa: SLF001 - its public name
 
 
-def translated(error: KafkaError, doing: str) -> PenstockError:
+def penstock_error(error: KafkaError, doing: str) -> PenstockError:
     """Return the error of our tree for one outside of a transaction call.
 
     Parameters
@@ -217,16 +217,16 @@ def translated(error: KafkaError, doing: str) -> PenstockError:
         What was tried, such as ``reading fraud.events.v1``.
     """
     text = f"{doing}: {error.name()}: {error.str()}"
-    match verdict(error):
-        case Verdict.RETRY:
+    match category_of(error):
+        case ErrorCategory.RETRY:
             return BrokerUnavailable(text)
-        case Verdict.MEMBERSHIP:
-            return AbortRequired(text, Verdict.MEMBERSHIP)
-        case Verdict.FENCED:
+        case ErrorCategory.MEMBERSHIP:
+            return AbortRequired(text, ErrorCategory.MEMBERSHIP)
+        case ErrorCategory.FENCED:
             return FencedError(text)
-        case Verdict.CONFIG:
+        case ErrorCategory.CONFIG:
             return ConfigError(text)
-        case Verdict.UNDELIVERABLE:
+        case ErrorCategory.UNDELIVERABLE:
             return DeliveryFailed(text)
         case _:
             return FatalError(text)
@@ -239,11 +239,11 @@ def client_errors(doing: str) -> Iterator[None]:
     Parameters
     ----------
     doing
-        What is tried, as `translated` takes it.
+        What is tried, as `penstock_error` takes it.
     """
     try:
         yield
     except CLIENT_EXCEPTIONS as exc:
-        raise translated(error_of(exc), doing) from exc
+        raise penstock_error(error_of(exc), doing) from exc
     except TimeoutError as exc:  # of a future that an AdminClient has returned
         raise BrokerUnavailable(f"{doing}: no answer in time") from exc

@@ -26,12 +26,12 @@ from penstock_streaming.errors import (
     AbortRequired,
     OutcomeUnknown,
     TransactionClass,
-    Verdict,
+    ErrorCategory,
     client_errors,
     error_of,
     transaction_class,
-    translated,
-    verdict,
+    penstock_error,
+    category_of,
 )
 from penstock_streaming.log_view import Partition
 from penstock_streaming.settings import KafkaSettings, LoopSettings
@@ -122,8 +122,8 @@ class FencedWriter:
                 error = error_of(exc)
                 if transaction_class(error) is TransactionClass.RETRIABLE and not deadline.expired:
                     continue
-                if verdict(error) in (Verdict.CONFIG, Verdict.FENCED):
-                    raise translated(error, f"taking {self._id}") from exc
+                if category_of(error) in (ErrorCategory.CONFIG, ErrorCategory.FENCED):
+                    raise penstock_error(error, f"taking {self._id}") from exc
                 raise BrokerUnavailable(f"taking {self._id}: {error.str()}") from exc
             else:
                 self._client = client
@@ -272,7 +272,7 @@ class FencedWriter:
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
             self._written[message.topic() or "", message.partition() or 0] = message.offset() or 0
-        elif verdict(error) is Verdict.UNDELIVERABLE:
+        elif category_of(error) is ErrorCategory.UNDELIVERABLE:
             self._refused = self._refused or error
 
     def _call(self, call: Callable[[float], object]) -> None:
@@ -292,13 +292,13 @@ class FencedWriter:
         text = f"{error.name()}: {error.str()}"
         if self._refused is not None:
             return DeliveryFailed(f"the broker refuses a record: {self._refused.str()}")
-        if verdict(error) in (Verdict.CONFIG, Verdict.UNDELIVERABLE):
-            return translated(error, f"writing as {self._id}")
-        if verdict(error) is Verdict.FENCED:
+        if category_of(error) in (ErrorCategory.CONFIG, ErrorCategory.UNDELIVERABLE):
+            return penstock_error(error, f"writing as {self._id}")
+        if category_of(error) is ErrorCategory.FENCED:
             # Also where the client would let us abort: taking the id back would fence the other.
             return FencedError(f"another run has taken over ({self._id}); it goes on there")
         if transaction_class(error) is TransactionClass.ABORTABLE:
-            return AbortRequired(text, verdict(error))
+            return AbortRequired(text, category_of(error))
         return OutcomeUnknown(text)
 
 
@@ -329,6 +329,6 @@ def write_unfenced(kafka: KafkaSettings, record: LogRecord, timeout_s: float) ->
         )
         left = producer.flush(timeout_s)
     if failed:
-        raise translated(failed[0], f"writing {record.topic}")
+        raise penstock_error(failed[0], f"writing {record.topic}")
     if left:
         raise BrokerUnavailable(f"{record.topic}: not acknowledged in {timeout_s:.0f} s")

@@ -98,7 +98,7 @@ class PendingBatch(Protocol):
     """A batch on its way. Several may be in flight; the loop finishes them in order."""
 
     def done(self, within_s: float = 0.0) -> bool:
-        """Tell whether `result` would return without waiting, after ``within_s`` at most."""
+        """Return whether `result` would not wait, after ``within_s`` at most."""
 
     def result(self, timeout_s: float) -> HandledBatch:
         """Return the outcome.
@@ -147,10 +147,10 @@ class Handler(Protocol):
         """Return the state changes since the last call, to be produced before a commit."""
 
     def committed(self) -> None:
-        """Learn that everything up to the last `changelog` call is committed."""
+        """Note that everything up to the last `changelog` call is committed."""
 
     def rolled_back(self, partitions: Sequence[int], deadline_s: float) -> None:
-        """Learn of an abort: return to the committed state of ``partitions``."""
+        """Go back to the committed state of ``partitions``: the transaction was aborted."""
 
 
 class StatelessHandler:

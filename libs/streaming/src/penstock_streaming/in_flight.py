@@ -180,7 +180,7 @@ class InFlight:
     def load_suspects(self) -> None:
         """Read what workers that were killed had in flight: partitions of theirs may come now."""
         if self._journal is not None:
-            self._suspects.add(self._journal.inherited())
+            self._suspects.suspect(self._journal.inherited())
 
     def close(self) -> None:
         """Discard all; the process ends by itself, so nothing that was in flight is suspect."""

@@ -45,7 +45,7 @@ class Flow:
 
     @property
     def is_settled(self) -> bool:
-        """Tell whether the lag is no more than what is being worked on."""
+        """Whether the lag is no more than what is being worked on."""
         return self.lag <= self.consumed_per_s * SETTLED_S
 
     @property
@@ -73,7 +73,7 @@ class FlowMeter:
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int, int]] = deque()
 
-    def add(self, now_s: float, end: int, done: int) -> None:
+    def measure(self, now_s: float, end: int, done: int) -> None:
         """Take a measurement.
 
         Parameters
@@ -157,17 +157,17 @@ class LagMeter:
         self._exported: set[int] = set()
 
     def on_statistics(self, text: str) -> None:
-        """Take librdkafka's statistics (its ``stats_cb``)."""
+        """Read librdkafka's statistics (its ``stats_cb``)."""
         topics = json.loads(text).get("topics", {})
         now_s = self._clock()
         for name, facts in topics.get(self._topic, {}).get("partitions", {}).items():
             partition = int(name)
             if partition >= 0:
-                self._take(partition, facts)
+                self._read_ends(partition, facts)
                 self._measure(partition, now_s)
 
     def on_committed(self, ends: Mapping[int, int]) -> None:
-        """Learn what is committed."""
+        """Note what is committed."""
         self._committed.update(ends)
 
     def on_moved(self, partitions: Iterable[int]) -> None:
@@ -205,7 +205,7 @@ class LagMeter:
             metrics.lag.labels(*labels).set(lags.get(partition, 0))
             metrics.drain.labels(*labels).set(drains.get(partition, 0.0))
 
-    def _take(self, partition: int, facts: Mapping[str, Any]) -> None:
+    def _read_ends(self, partition: int, facts: Mapping[str, Any]) -> None:
         end = facts.get("ls_offset", -1)
         self._ends[partition] = end if end >= 0 else facts.get("hi_offset", -1)
         # What the group had committed when we got the partition; where there is nothing, we begin
@@ -215,9 +215,9 @@ class LagMeter:
         if found != self._found.get(partition) and partition not in self._committed:
             self._meters.pop(partition, None)
         self._found[partition] = found
-        self._see_the_end(partition, facts)
+        self._note_empty_tail(partition, facts)
 
-    def _see_the_end(self, partition: int, facts: Mapping[str, Any]) -> None:
+    def _note_empty_tail(self, partition: int, facts: Mapping[str, Any]) -> None:
         """Note where only control records, or what compaction removed, lie before the end.
 
         The client then has read past them, holds nothing and has returned nothing that is not
@@ -239,7 +239,7 @@ class LagMeter:
     def _measure(self, partition: int, now_s: float) -> None:
         end, done = self._ends[partition], self._done(partition)
         if min(end, done) >= 0:
-            self._meters.setdefault(partition, FlowMeter()).add(now_s, end, done)
+            self._meters.setdefault(partition, FlowMeter()).measure(now_s, end, done)
 
     def _flows(self, partitions: Iterable[int]) -> dict[int, Flow]:
         found = {p: self._meters[p].flow() for p in partitions if p in self._meters}

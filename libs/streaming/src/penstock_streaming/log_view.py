@@ -24,7 +24,13 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from penstock_schemas.errors import BrokerUnavailable, ConfigError
 
-from penstock_streaming.errors import Verdict, client_errors, error_of, translated, verdict
+from penstock_streaming.errors import (
+    ErrorCategory,
+    category_of,
+    client_errors,
+    error_of,
+    penstock_error,
+)
 from penstock_streaming.settings import MESSAGE_MAX_BYTES, KafkaSettings
 from penstock_streaming.timing import Deadline
 
@@ -317,7 +323,7 @@ class LogView:
             if error.code() in (KafkaError._NOENT, KafkaError.UNKNOWN_TOPIC_OR_PART):  # noqa: SLF001
                 # So the client answers for partitions that have been added or have no leader, too.
                 raise BrokerUnavailable(f"{names}: no such topic or partition is known") from exc
-            raise translated(error, f"reading the offsets of {names}") from exc
+            raise penstock_error(error, f"reading the offsets of {names}") from exc
         except TimeoutError as exc:
             raise BrokerUnavailable(f"no offsets of {names} in {timeout_s:.0f} s") from exc
 
@@ -354,6 +360,6 @@ def _position_after(message: Message) -> int | None:
         return offset
     if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
         raise RecordsGone(f"{message.topic()}: retention has deleted records that were to be read")
-    if verdict(error) is Verdict.RETRY:
+    if category_of(error) is ErrorCategory.RETRY:
         return None
-    raise translated(error, f"reading {message.topic()}")
+    raise penstock_error(error, f"reading {message.topic()}")

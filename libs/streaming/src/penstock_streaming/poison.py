@@ -66,7 +66,7 @@ class Part:
 
     @property
     def is_poison(self) -> bool:
-        """Tell whether its one record has killed often enough."""
+        """Whether its one record has killed workers often enough."""
         return self.deaths >= POISON_DEATHS and len(self.messages) == 1
 
     def error(self) -> PoisonRecord:
@@ -80,7 +80,7 @@ class Suspects:
     def __init__(self) -> None:
         self._ranges: list[Range] = []
 
-    def add(self, ranges: Iterable[Range]) -> None:
+    def suspect(self, ranges: Iterable[Range]) -> None:
         """Suspect more ranges."""
         self._ranges.extend(ranges)
 

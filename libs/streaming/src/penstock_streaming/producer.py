@@ -21,13 +21,13 @@ from penstock_streaming.dead_letters import DeadLetter
 from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
     AbortRequired,
+    ErrorCategory,
     OutcomeUnknown,
     TransactionClass,
-    Verdict,
+    category_of,
     error_of,
+    penstock_error,
     transaction_class,
-    translated,
-    verdict,
 )
 from penstock_streaming.handler import OutputColumns
 from penstock_streaming.settings import KafkaSettings, LoopSettings
@@ -177,7 +177,7 @@ class Producer(ABC):
             return call(timeout_s)
         except CLIENT_EXCEPTIONS as exc:
             error = error_of(exc)
-            kind = FencedError if verdict(error) is Verdict.FENCED else OutcomeUnknown
+            kind = FencedError if category_of(error) is ErrorCategory.FENCED else OutcomeUnknown
             raise kind(f"{error.name()}: {error.str()}") from exc
 
     def _produce_later(self, send: Callable[[], None]) -> None:
@@ -193,10 +193,10 @@ class Producer(ABC):
 
     def _produce_error(self, exc: BaseException, topic: str) -> Exception:
         error = error_of(exc)
-        if verdict(error) is Verdict.UNDELIVERABLE or verdict(error) is Verdict.CONFIG:
-            return translated(error, f"producing to {topic}")
+        if category_of(error) in (ErrorCategory.UNDELIVERABLE, ErrorCategory.CONFIG):
+            return penstock_error(error, f"producing to {topic}")
         # Queueing itself does not fail: the transaction or the producer already has.
-        return AbortRequired(f"producing to {topic}: {error.name()}", verdict(error))
+        return AbortRequired(f"producing to {topic}: {error.name()}", category_of(error))
 
 
 class TransactionalProducer(Producer):
@@ -236,8 +236,8 @@ class TransactionalProducer(Producer):
             if transaction_class(error) is TransactionClass.RETRIABLE:
                 raise BrokerUnavailable(f"taking the transactional id: {error.name()}") from exc
             self.close()
-            if verdict(error) in (Verdict.CONFIG, Verdict.FENCED):
-                raise translated(error, "taking the transactional id") from exc
+            if category_of(error) in (ErrorCategory.CONFIG, ErrorCategory.FENCED):
+                raise penstock_error(error, "taking the transactional id") from exc
             raise BrokerUnavailable(f"taking the transactional id: {error.str()}") from exc
         self._serve(self._client.poll, 0)  # what it has met on its way here is over
         self._lost = None
@@ -255,7 +255,7 @@ class TransactionalProducer(Producer):
         self._check_connections()
         self._member_id = self._consumer.member_id()
         if not self._member_id:
-            raise AbortRequired("membership of the group is lost", Verdict.MEMBERSHIP)
+            raise AbortRequired("membership of the group is lost", ErrorCategory.MEMBERSHIP)
         self._call(lambda _: self._client.begin_transaction(), Deadline(0.0))
 
     def commit(self, ends: list[TopicPartition]) -> None:
@@ -301,7 +301,7 @@ class TransactionalProducer(Producer):
         """
         self._serve(self._client.poll, 0)
         if self._lost is not None:
-            raise OutcomeUnknown(f"a connection was lost: {self._lost.str()}", Verdict.RETRY)
+            raise OutcomeUnknown(f"a connection was lost: {self._lost.str()}", ErrorCategory.RETRY)
 
     def _leave_transaction(self, client: ProducerClient) -> None:
         """Have the client leave its transaction, however the broker takes it.
@@ -325,11 +325,11 @@ class TransactionalProducer(Producer):
                     case TransactionClass.RETRIABLE if not deadline.expired:
                         self._serve(self._client.poll, min(_POLL_S, deadline.remaining_s))
                     case TransactionClass.ABORTABLE:
-                        raise AbortRequired(text, verdict(error)) from exc
+                        raise AbortRequired(text, category_of(error)) from exc
                     case TransactionClass.FENCED:
                         raise FencedError(text) from exc
                     case _:
-                        raise OutcomeUnknown(text, verdict(error)) from exc
+                        raise OutcomeUnknown(text, category_of(error)) from exc
 
 
 class FlushingProducer(Producer):
@@ -363,7 +363,7 @@ class FlushingProducer(Producer):
         """
         left = self._serve(self._client.flush, self._loop.commit_timeout_s)
         if self._failed is not None:
-            if verdict(self._failed) is Verdict.UNDELIVERABLE:
+            if category_of(self._failed) is ErrorCategory.UNDELIVERABLE:
                 raise DeliveryFailed(f"delivery: {self._failed.name()}: {self._failed.str()}")
             raise OutcomeUnknown(f"delivery: {self._failed.name()}")
         if left:

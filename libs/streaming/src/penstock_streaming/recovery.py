@@ -20,7 +20,7 @@ from penstock_schemas.errors import (
 
 from penstock_streaming.checkpoint import Checkpoint
 from penstock_streaming.consumer import GroupConsumer
-from penstock_streaming.errors import AbortRequired, BreakerTripped, OutcomeUnknown, Verdict
+from penstock_streaming.errors import AbortRequired, BreakerTripped, ErrorCategory, OutcomeUnknown
 from penstock_streaming.handler import Handler
 from penstock_streaming.in_flight import InFlight, LoopContext
 from penstock_streaming.producer import Producer
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 _BUDGET_WINDOW_S = 600.0
 _ABORT_BUDGET = 20
-_INCURABLE = (Verdict.UNDELIVERABLE, Verdict.CONFIG)
+_INCURABLE = (ErrorCategory.UNDELIVERABLE, ErrorCategory.CONFIG)
 
 
 class Recovery:
@@ -163,7 +163,7 @@ class Recovery:
         context = self._context
         self._producers_lost_in_row += 1
         lost = self._producers_lost_in_row
-        is_passing = not isinstance(error, OutcomeUnknown) or error.verdict is Verdict.RETRY
+        is_passing = not isinstance(error, OutcomeUnknown) or error.category is ErrorCategory.RETRY
         if lost > _ABORT_BUDGET and not is_passing:
             raise DeliveryFailed(f"{lost} producers lost in a row: {error}") from error
         logger.warning("%s: new producer: %s", context.topic, error)
@@ -183,9 +183,9 @@ class Recovery:
             If no repetition can help.
         """
         logger.warning("%s: aborted: %s", self._context.topic, error)
-        if error.verdict in _INCURABLE:
+        if error.category in _INCURABLE:
             raise DeliveryFailed(str(error)) from error
-        self._aborts_in_row += error.verdict is not Verdict.MEMBERSHIP
+        self._aborts_in_row += error.category is not ErrorCategory.MEMBERSHIP
         aborts = self._aborts_in_row
         if aborts > _ABORT_BUDGET:
             raise DeliveryFailed(f"{aborts} aborts in a row, the last: {error}") from error

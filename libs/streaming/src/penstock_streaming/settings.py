@@ -61,7 +61,7 @@ class OncePerWindow(logging.Filter):
         self._last: dict[object, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether the line passes."""
+        """Return whether the line passes."""
         kind = self._kind(record)
         if record.levelno >= logging.CRITICAL or kind is None:
             return True

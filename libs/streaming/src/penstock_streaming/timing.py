@@ -50,7 +50,7 @@ class Deadline:
 
     @property
     def expired(self) -> bool:
-        """Tell whether no time is left."""
+        """Whether no time is left."""
         return self._clock() >= self._at
 
 
@@ -73,7 +73,7 @@ class Outage:
 
     @property
     def is_active(self) -> bool:
-        """Tell whether the last attempt failed."""
+        """Whether the last attempt failed."""
         return self.attempts > 0
 
     @property
@@ -94,7 +94,7 @@ class Outage:
         return wait_s
 
     def end(self) -> None:
-        """Learn that the attempt succeeded."""
+        """Reset the wait: the attempt succeeded."""
         self.attempts = 0
 
 
@@ -120,7 +120,7 @@ class Budget:
         self._spent: deque[float] = deque()
 
     def spend(self) -> bool:
-        """Spend one; tell whether it was there."""
+        """Spend one; return whether there was one left."""
         now = self._clock()
         while self._spent and now - self._spent[0] > self._window_s:
             self._spent.popleft()

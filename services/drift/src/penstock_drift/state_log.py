@@ -20,7 +20,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from penstock_monitoring.observations import PARTITION
 from penstock_schemas.errors import BrokerUnavailable
-from penstock_streaming.errors import Verdict, error_of, translated, verdict
+from penstock_streaming.errors import ErrorCategory, category_of, error_of, penstock_error
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
 
@@ -116,9 +116,9 @@ class PartitionLog:
             return offset + 1
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's public name
             return offset
-        if verdict(error) is Verdict.RETRY:
+        if category_of(error) is ErrorCategory.RETRY:
             return -1
-        raise translated(error, f"reading {self.topic}")
+        raise penstock_error(error, f"reading {self.topic}")
 
     def _offset(self, spec: Any, deadline: Deadline) -> int:
         if self._admin is None:
@@ -138,7 +138,7 @@ class PartitionLog:
             # A broker that has restarted refuses the leader epoch that this client remembers, for
             # as long as it remembers it: the next attempt asks anew.
             self._admin = None
-            raise translated(error_of(exc), f"looking for the end of {self.topic}") from exc
+            raise penstock_error(error_of(exc), f"looking for the end of {self.topic}") from exc
         except TimeoutError as exc:
             raise BrokerUnavailable(f"no end of {self.topic} in {timeout_s:.0f} s") from exc
 
