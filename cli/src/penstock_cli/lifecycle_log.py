@@ -21,7 +21,7 @@ from penstock_schemas.records import DriftEvent, RetrainEvent, RoutingState
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.audit import AuditLog
-from penstock_streaming.errors import ErrorCategory, error_of, penstock_error, category_of
+from penstock_streaming.errors import ErrorCategory, category_of, error_of, penstock_error
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 from penstock_streaming.timing import Deadline
 

@@ -24,14 +24,14 @@ from penstock_streaming.dead_letters import Header
 from penstock_streaming.errors import (
     CLIENT_EXCEPTIONS,
     AbortRequired,
+    ErrorCategory,
     OutcomeUnknown,
     TransactionClass,
-    ErrorCategory,
+    category_of,
     client_errors,
     error_of,
-    transaction_class,
     penstock_error,
-    category_of,
+    transaction_class,
 )
 from penstock_streaming.log_view import Partition
 from penstock_streaming.settings import KafkaSettings, LoopSettings
