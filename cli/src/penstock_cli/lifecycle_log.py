@@ -6,13 +6,13 @@ Few records each: they are read from the beginning, whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Message
 from penstock_registry.client import RegistryClient
 from penstock_routing.topic import Make, RoutingReader, RoutingTopic
 from penstock_schemas.codec import decode_one, encode_one
@@ -21,8 +21,9 @@ from penstock_schemas.records import DriftEvent, RetrainEvent, RoutingState
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
 from penstock_streaming.audit import AuditLog
-from penstock_streaming.errors import ErrorCategory, category_of, error_of, penstock_error
-from penstock_streaming.settings import KafkaSettings, LoopSettings
+from penstock_streaming.fenced_writer import LogRecord, write_unfenced
+from penstock_streaming.log_view import LogView
+from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
 
 from penstock_cli import console
@@ -36,7 +37,6 @@ TIMEOUT_S: Final = 10.0
 WRITE_S: Final = 30.0
 """Longest time to get a routing state written, rivals included."""
 _PARTITION: Final = 0
-_POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,23 +98,8 @@ class LifecycleLog:
         schema = schema_text("retrain_event.avsc")
         topic = self.topics.retrain
         schema_id = self.registry.register(f"{topic}-value", schema)
-        failed: list[KafkaError] = []
-
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            if error is not None:
-                failed.append(error)
-
-        producer = Producer(self.kafka.producer_config(LoopSettings()))
         value = encode_one(schema, schema_id, event.to_dict())
-        try:
-            producer.produce(topic, value, event.pipeline.encode(), on_delivery=delivered)
-        except KafkaException as exc:
-            raise penstock_error(error_of(exc), f"writing {topic}") from exc
-        left = producer.flush(timeout_s)
-        if failed:
-            raise penstock_error(failed[0], f"writing {topic}")
-        if left:
-            raise BrokerUnavailable(f"{topic}: not acknowledged in {timeout_s:.0f} s")
+        write_unfenced(self.kafka, LogRecord(topic, event.pipeline.encode(), value), timeout_s)
 
     def wait_for(
         self, request_id: str, is_last: Callable[[RetrainEvent], bool], timeout_s: float
@@ -127,63 +112,34 @@ class LifecycleLog:
             If it does not come in time.
         """
         deadline = Deadline(timeout_s)
-        with closing(self._rows(self.topics.retrain, "retrain_event.avsc", deadline)) as rows:
-            for row in rows:
-                event = None if row is None else RetrainEvent.from_dict(row)
-                if event is not None and event.request_id == request_id and is_last(event):
+        topic = self.topics.retrain, _PARTITION
+        with closing(LogView(self.kafka).follow([topic], lambda: deadline.expired)) as batches:
+            for row in self._decoded(batches, "retrain_event.avsc"):
+                event = RetrainEvent.from_dict(row)
+                if event.request_id == request_id and is_last(event):
                     return event
         raise BrokerUnavailable(f"{request_id} has not ended within {timeout_s:.0f} s")
 
     def _read(self, topic: str, schema_file: str, timeout_s: float) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        with closing(self._rows(topic, schema_file, Deadline(timeout_s))) as rows:
-            for row in rows:
-                if row is None:
-                    return found
-                found.append(row)
-        raise BrokerUnavailable(
-            f"{topic}: its end was not reached in {timeout_s:.0f} s; see 'penstock status'"
-        )
+        batches = LogView(self.kafka).read_to_end([(topic, _PARTITION)], Deadline(timeout_s))
+        try:
+            return list(self._decoded(batches, schema_file))
+        except BrokerUnavailable as exc:
+            raise BrokerUnavailable(f"{exc}; see 'penstock status'") from exc
 
-    def _rows(
-        self, topic: str, schema_file: str, deadline: Deadline
-    ) -> Generator[dict[str, Any] | None]:
-        """Yield the records in order, and None wherever the end is reached, until the deadline."""
+    def _decoded(
+        self, batches: Iterable[list[Message]], schema_file: str
+    ) -> Iterator[dict[str, Any]]:
         schema = schema_text(schema_file)
-        consumer = Consumer(
-            {
-                **self.kafka.as_librdkafka(),
-                "group.id": "penstock-cli",  # asked for, never joined
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-            }
-        )
-        try:
-            consumer.assign([TopicPartition(topic, _PARTITION, 0)])
-            while not deadline.expired:
-                message = consumer.poll(min(_POLL_S, deadline.remaining_s))
-                if message is None:
-                    continue
-                error = message.error()
-                if error is None:
-                    yield from self._decoded(message, schema)
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - its public name
-                    yield None
-                elif category_of(error) is not ErrorCategory.RETRY:
-                    raise penstock_error(error, f"reading {topic}")
-        finally:
-            consumer.close()
-
-    def _decoded(self, message: Message, schema: str) -> Iterator[dict[str, Any]]:
-        value = message.value()
-        if value is None:
-            return
-        try:
-            yield decode_one(value, self.registry.schema_text, schema)
-        except RecordError as exc:
-            where = f"{message.topic()} offset {message.offset()}"
-            console.note(f"penstock: {where} is unreadable and passed over: {exc}")
+        for message in (one for batch in batches for one in batch):
+            value = message.value()
+            if value is None:
+                continue
+            try:
+                yield decode_one(value, self.registry.schema_text, schema)
+            except RecordError as exc:
+                where = f"{message.topic()} offset {message.offset()}"
+                console.note(f"penstock: {where} is unreadable and skipped: {exc}")
 
 
 def now_ms() -> int:

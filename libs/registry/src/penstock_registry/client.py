@@ -127,7 +127,7 @@ class RegistryClient:
         try:
             with translated(f"reading schema {schema_id}"):
                 found = self._client.get_schema(schema_id)
-        except Refused as exc:
+        except RegistryRefused as exc:
             if exc.code != SCHEMA_NOT_FOUND or exc.status != HTTPStatus.NOT_FOUND:
                 raise exc.unavailable() from exc
             # A registry that starts may answer before it has read its own log.
@@ -167,7 +167,7 @@ class RegistryClient:
         try:
             with translated(f"registering {subject}"):
                 return self._client.register_schema(subject, Schema(schema_text, "AVRO"))
-        except Refused as exc:
+        except RegistryRefused as exc:
             if exc.status == HTTPStatus.CONFLICT:
                 message = f"subject {subject!r}: the schema is not compatible: {exc.text}"
                 raise SchemaIncompatible(message) from exc
@@ -179,7 +179,7 @@ class RegistryClient:
             with translated(f"looking up {subject}"):
                 schema = Schema(schema_text, "AVRO")
                 return self._client.lookup_schema(subject, schema).schema_id
-        except Refused as exc:
+        except RegistryRefused as exc:
             if exc.code in (SCHEMA_NOT_FOUND, SUBJECT_NOT_FOUND):
                 return None
             raise exc.about(subject) from exc
@@ -190,7 +190,7 @@ class RegistryClient:
             with translated(f"checking {subject}"):
                 schema = Schema(schema_text, "AVRO")
                 return bool(self._client.test_compatibility(subject, schema))
-        except Refused as exc:
+        except RegistryRefused as exc:
             if exc.code in (SCHEMA_NOT_FOUND, SUBJECT_NOT_FOUND, 40402):
                 return True
             raise exc.unavailable() from exc
@@ -200,7 +200,7 @@ class RegistryClient:
         try:
             with translated(f"reading the level of {subject}"):
                 return str(self._client.get_compatibility(subject))
-        except Refused as exc:
+        except RegistryRefused as exc:
             if exc.code in (SUBJECT_NOT_FOUND, 40408):
                 return None
             raise exc.unavailable() from exc
@@ -210,7 +210,7 @@ class RegistryClient:
         try:
             with translated(f"setting the level of {subject}"):
                 self._client.set_compatibility(subject, level)
-        except Refused as exc:
+        except RegistryRefused as exc:
             raise exc.unavailable() from exc
 
     def ready(self) -> bool:
@@ -218,7 +218,7 @@ class RegistryClient:
         try:
             with translated("reading the global level"):
                 self._client.get_compatibility()
-        except (Refused, RegistryUnavailable):
+        except (RegistryRefused, RegistryUnavailable):
             return False
         return True
 
@@ -232,7 +232,7 @@ def _unknown(schema_id: int) -> SchemaError:
 AUTHORIZATION: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 
 
-class Refused(PenstockError):
+class RegistryRefused(PenstockError):
     """The registry answered with an error; the caller knows what it means."""
 
     def __init__(self, doing: str, error: SchemaRegistryError) -> None:
@@ -260,7 +260,7 @@ def translated(doing: str) -> Iterator[None]:
     except SchemaRegistryError as exc:
         if exc.http_status_code in AUTHORIZATION:
             raise ConfigError(f"{doing}: the registry refuses our credentials") from exc
-        raise Refused(doing, exc) from exc
+        raise RegistryRefused(doing, exc) from exc
     except Exception as exc:
         # The client's transport is another library from version to version, so its classes cannot
         # be named here. No answer, a proxy's page, half a body: each is an outage.

@@ -12,17 +12,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Message
 from penstock_monitoring.observations import PARTITION
 from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import decode_one
 from penstock_schemas.errors import RecordError, RetryableError
 from penstock_schemas.records import DriftEvent
 from penstock_schemas.schema_files import schema_text
+from penstock_streaming.log_view import LogView
 
 from penstock_drift.metrics import DriftMetrics
 from penstock_drift.settings import DriftSettings
@@ -84,7 +86,7 @@ class ReportKeeper:
         while not self._stop.is_set():
             try:
                 self._follow()
-            except (KafkaException, RetryableError) as exc:
+            except RetryableError as exc:
                 logger.warning("reports have to wait: %s", exc)
                 self._stop.wait(POLL_S)
             except Exception:
@@ -93,17 +95,13 @@ class ReportKeeper:
                 return
 
     def _follow(self) -> None:
-        consumer = Consumer(self._config())
-        try:
-            consumer.assign([TopicPartition(topic, PARTITION, 0) for topic in self._by_topic])
-            while not self._stop.is_set():
-                message = consumer.poll(POLL_S)
-                if message is None:
-                    self._make_next()
-                elif message.error() is None:
+        topics = [(topic, PARTITION) for topic in self._by_topic]
+        with closing(LogView(self._settings.kafka).follow(topics, self._stop.is_set)) as batches:
+            for messages in batches:
+                for message in messages:
                     self._note(message)
-        finally:
-            consumer.close()
+                if not messages:
+                    self._make_next()
 
     def _note(self, message: Message) -> None:
         reported = self._by_topic[str(message.topic())]
@@ -164,12 +162,3 @@ class ReportKeeper:
                 if left_s <= 0.0 or self._stop.is_set():
                     process.kill()
                     return process.communicate()[1]
-
-    def _config(self) -> dict[str, Any]:
-        return {
-            **self._settings.kafka.as_librdkafka(),
-            "group.id": "penstock-drift-reports",  # demanded by the client, never joined
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-        }

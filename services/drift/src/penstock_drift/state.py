@@ -12,17 +12,17 @@ from typing import Final, Protocol
 
 import numpy as np
 from penstock_monitoring.label_join import REBUILT_FROM
-from penstock_monitoring.observations import Observations, observations_of
+from penstock_monitoring.observations import PARTITION, Observations, observations_of
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.codec import ColumnarDecoder, Resolve, decode_one
 from penstock_schemas.records import DriftState
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics
+from penstock_streaming.log_view import LogView, Span
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
 
 from penstock_drift.monitor import DriftMonitor
-from penstock_drift.state_log import PartitionLog
 
 FORMAT: Final = 2
 """Raised whenever the state's meaning changes."""
@@ -101,14 +101,15 @@ class KafkaHistory:
     """
 
     def __init__(self, kafka: KafkaSettings, topics: PipelineTopics, resolve: Resolve) -> None:
-        self._states = PartitionLog(kafka, topics.drift_state)
-        self._log = PartitionLog(kafka, topics.observations)
+        self._view = LogView(kafka)
+        self._states = topics.drift_state, PARTITION
+        self._observations = topics.observations, PARTITION
         self._resolve = resolve
         self._decoder = ColumnarDecoder(schema_text("observation.avsc"), resolve)
 
     def newest_snapshot(self, deadline: Deadline) -> DriftState | None:
         """Return the newest committed snapshot."""
-        message = self._states.newest(deadline)
+        message = self._view.newest(self._states, deadline)
         if message is None:
             return None
         schema = schema_text("drift_state.avsc")
@@ -116,12 +117,13 @@ class KafkaHistory:
 
     def first_offset(self, deadline: Deadline) -> int:
         """Return the first offset that the observations topic still holds."""
-        return self._log.range(deadline)[0]
+        partition = self._observations
+        return self._view.begin_offsets([partition], deadline)[partition]
 
     def observations(self, start: int, end: int, deadline: Deadline) -> Iterator[Observations]:
         """Yield the observations from ``start`` to before ``end``, in order."""
-        start = max(start, self.first_offset(deadline))
-        for messages in self._log.read(start, end, deadline):
+        span = Span(max(start, self.first_offset(deadline)), end)
+        for messages in self._view.read({self._observations: span}, deadline):
             # What cannot be decoded was a dead letter then and is left out again.
             decoded = self._decoder.decode([message.value() for message in messages])
             offsets = np.fromiter((m.offset() for m in messages), np.int64, len(messages))

@@ -9,7 +9,7 @@ import pytest
 from harness.replay import PlainRecord
 from hypothesis import given
 from hypothesis import strategies as st
-from penstock_cli.letter_view import letter_view, masked, print_letter
+from penstock_cli.dlq import letter_view, masked, print_letter
 from penstock_replay.dead_letters import Found, Letter
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import RegistryUnavailable, RuleViolation
