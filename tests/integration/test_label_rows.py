@@ -20,10 +20,10 @@ from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import Topic
 from penstock_streaming import admin
 from penstock_streaming.settings import KafkaSettings
-from penstock_training_job.label_rows import (
+from penstock_training_job.rows import (
     LabelRows,
     make_training_set,
-    rebuild,
+    rebuild_training_set,
     training_rows,
 )
 
@@ -127,7 +127,6 @@ def test_rows_are_read_as_they_are_committed_and_aborted_ones_never(topics: Topi
     assert found is not None
     assert found.num_rows == 170
     assert reader.joined(at_least=171) is None
-    reader.close()
 
 
 @pytest.mark.parametrize(("since", "limit"), [(None, None), (120, None), (None, 60)])
@@ -144,19 +143,18 @@ def test_training_set_is_made_again_from_its_manifest_alone(
     rows = reader.joined()
     assert rows is not None
     source = {"data_since": since, "max_labels": 90, "ranges": reader.ranges()}
-    reader.close()
     made = make_training_set(rows, topics.config, source)
     assert len(made) <= 90
     assert since is None or min(rows["event_time"].to_pylist()) >= since
     topics.tell(30)  # comes later: none of its business
     manifest = json.loads(json.dumps(made.manifest()))
     resolve = topics.registry.schema_text
-    again = rebuild(manifest, topics.kafka, resolve, topics.config)
+    again = rebuild_training_set(manifest, topics.kafka, resolve, topics.config)
     assert again.sha256 == made.sha256
     assert np.array_equal(again.matrix, made.matrix)
     manifest["source"]["ranges"][topics.names[1]]["0"]["last"] -= 10
     with pytest.raises(ConfigError, match="no longer hold"):
-        rebuild(manifest, topics.kafka, resolve, topics.config)
+        rebuild_training_set(manifest, topics.kafka, resolve, topics.config)
 
 
 def test_partitions_that_are_added_are_read_too(topics: Topics) -> None:
@@ -174,4 +172,3 @@ def test_partitions_that_are_added_are_read_too(topics: Topics) -> None:
     assert rows is not None
     assert rows.num_rows == 50
     assert reader.ranges()[topics.names[0]]["2"]["first"] == 0
-    reader.close()

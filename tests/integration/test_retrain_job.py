@@ -14,7 +14,7 @@ from penstock_monitoring.reference import REFERENCE_FILE, SAMPLE_FILE, Reference
 from penstock_schemas.errors import ConfigError
 from penstock_training.tracking import CHAMPION, DATASET_FILE, REQUEST_TAG, Tracker
 from penstock_training_job.gates import METRICS
-from penstock_training_job.label_rows import rebuild
+from penstock_training_job.rows import rebuild_training_set
 from penstock_training_job.workplace import Places
 
 pytestmark = [
@@ -87,12 +87,16 @@ def test_better_candidate_is_promoted_and_its_training_set_can_be_made_again(
     run_id = pipeline.events(request_id)[-1].run_id
     tracker = Tracker(pipeline.places.mlflow, pipeline.name)
     manifest = json.loads(tracker.file(run_id, DATASET_FILE) or b"")
-    rows = rebuild(manifest, pipeline.kafka, pipeline.registry.schema_text, pipeline.loaded.config)
+    rows = rebuild_training_set(
+        manifest, pipeline.kafka, pipeline.registry.schema_text, pipeline.loaded.config
+    )
     assert rows.sha256 == manifest["sha256"] == tracker.notes(run_id)[0]["dataset_sha256"]
     assert np.array_equal(rows.labels, pressed(rows.matrix)), "rows from before the change"
     manifest["source"]["ids_sha256"] = "0" * 64
     with pytest.raises(ConfigError, match="no longer hold"):
-        rebuild(manifest, pipeline.kafka, pipeline.registry.schema_text, pipeline.loaded.config)
+        rebuild_training_set(
+            manifest, pipeline.kafka, pipeline.registry.schema_text, pipeline.loaded.config
+        )
     reference = Reference.from_json(tracker.file(run_id, REFERENCE_FILE) or b"")
     assert reference.rows == len(rows)
     for name in (SAMPLE_FILE, "roc.png", "precision_recall.png"):

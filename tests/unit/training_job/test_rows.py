@@ -6,9 +6,11 @@ import pytest
 from penstock_monitoring.label_join import join_labels
 from penstock_schemas.codec import encode_one
 from penstock_schemas.schema_files import schema_text
-from penstock_training_job.columns import LabelColumns, PredictionColumns, Wanted
 from penstock_training_job.rows import (
-    Kept,
+    LabelColumns,
+    NewestRows,
+    PredictionColumns,
+    PredictionFilter,
     features_of,
     ids_digest,
     labels_of,
@@ -17,7 +19,7 @@ from penstock_training_job.rows import (
 from penstock_training_job.topic_log import Chunk
 
 SCHEMAS = {1: schema_text("prediction.avsc"), 2: schema_text("interaction.avsc")}
-WANTED = Wanted(2, ("champion", "canary"))
+WANTED = PredictionFilter(2, ("champion", "canary"))
 
 
 def chunk(
@@ -52,7 +54,9 @@ def label(event_id: str, value: float | None = 1.0, at: int = 0) -> bytes:
     return encode_one(SCHEMAS[2], 2, record)
 
 
-def predictions(*values: bytes | None, wanted: Wanted = WANTED, partition: int = 0) -> pa.Table:
+def predictions(
+    *values: bytes | None, wanted: PredictionFilter = WANTED, partition: int = 0
+) -> pa.Table:
     return PredictionColumns(SCHEMAS.__getitem__, wanted).table(chunk([*values], partition))
 
 
@@ -77,7 +81,7 @@ def test_only_wanted_predictions_are_kept() -> None:
         prediction("canary", 6, variant="canary"),
     )
     assert ids(predictions(*values)) == ["good", "old", "other", "canary"]
-    wanted = Wanted(2, ("champion", "canary"), since_ms=5, model_version="1")
+    wanted = PredictionFilter(2, ("champion", "canary"), since_ms=5, model_version="1")
     found = predictions(*values, wanted=wanted)
     assert ids(found) == ["good", "canary"]
     assert found["offset"].to_pylist() == [0, 8]
@@ -132,19 +136,19 @@ def test_digest_of_ids_depends_on_their_order() -> None:
 
 
 def test_kept_rows_are_bounded_and_tell_from_where_on_nothing_is_missing() -> None:
-    kept = Kept(limit=5)
+    kept = NewestRows(limit=5)
     for first in (0, 3, 6):
         part = chunk([prediction(f"e{first + i}") for i in range(3)], 0, first)
-        kept.add(part, PredictionColumns(SCHEMAS.__getitem__, WANTED).table(part))
+        kept.append_chunk(part, PredictionColumns(SCHEMAS.__getitem__, WANTED).table(part))
     table = kept.table()
     assert ids(table) == ["e6", "e7", "e8"]
     assert kept.first == {("t", 0): 6}
 
 
 def test_newest_chunk_stays_however_large_it_is() -> None:
-    kept = Kept(limit=1)
+    kept = NewestRows(limit=1)
     part = chunk([prediction("a"), prediction("b")])
-    kept.add(part, PredictionColumns(SCHEMAS.__getitem__, WANTED).table(part))
+    kept.append_chunk(part, PredictionColumns(SCHEMAS.__getitem__, WANTED).table(part))
     assert ids(kept.table()) == ["a", "b"]
     assert kept.first == {}
-    assert Kept(1).table() is None
+    assert NewestRows(1).table() is None

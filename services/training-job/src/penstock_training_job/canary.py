@@ -15,7 +15,6 @@ from penstock_training.deployment import deploy
 from penstock_training.onnx_export import onnx_scores
 from penstock_training.tracking import DATASET_FILE, RegisteredModel
 
-from penstock_training_job.columns import Wanted
 from penstock_training_job.gates import (
     PROMOTED,
     REJECTED,
@@ -29,10 +28,17 @@ from penstock_training_job.judge import (
     compare,
     is_enough,
 )
-from penstock_training_job.label_rows import LabelRows, after, kept_rows
 from penstock_training_job.request import now_ms
 from penstock_training_job.rollout import Rollout
-from penstock_training_job.rows import features_of, labels_of, scores_of
+from penstock_training_job.rows import (
+    LabelRows,
+    PredictionFilter,
+    features_of,
+    kept_rows,
+    labels_of,
+    offsets_after,
+    scores_of,
+)
 from penstock_training_job.workplace import Workplace
 
 LOG = logging.getLogger("penstock.retrain_job")
@@ -54,21 +60,18 @@ def run_canary(work: Workplace, rollout: Rollout, run_id: str) -> Verdict:
     least = work.config.rollout.min_canary_rows
     reader = _canary_rows(work, rollout, run_id)
     champion = work.tracker.version(rollout.champion)
-    try:
-        while True:
-            reader.advance()
-            rows = reader.joined(1 if deadline.expired else least)
-            if rows is not None and is_enough(labels_of(rows), least):
-                found = compare_canary(rows, champion, len(work.config.feature_names))
-                LOG.info("judged after %.1f s: %s", (now_ms() - began_ms) / 1000, found)
-                return verdict_of(found, work.config.rollout.min_gain)
-            if deadline.expired:
-                return _too_few(work, rows)
-            work.fail_points.reach("in_canary")
-            work.pause()
-            rollout.running(work.routed())
-    finally:
-        reader.close()
+    while True:
+        reader.advance()
+        rows = reader.joined(1 if deadline.expired else least)
+        if rows is not None and is_enough(labels_of(rows), least):
+            found = compare_canary(rows, champion, len(work.config.feature_names))
+            LOG.info("judged after %.1f s: %s", (now_ms() - began_ms) / 1000, found)
+            return verdict_of(found, work.config.rollout.min_gain)
+        if deadline.expired:
+            return _too_few(work, rows)
+        work.fail_points.reach("in_canary")
+        work.pause()
+        rollout.running(work.routed())
 
 
 def compare_canary(rows: pa.Table, champion: RegisteredModel, width: int) -> Comparison:
@@ -121,10 +124,12 @@ def _canary_rows(work: Workplace, rollout: Rollout, run_id: str) -> LabelRows:
     """Return the reader of the candidate's answers, which all lie behind the training set."""
     manifest: dict[str, Any] = json.loads(_file(work, run_id, DATASET_FILE))
     config = work.config
-    wanted = Wanted(len(config.feature_names), ("canary",), model_version=rollout.candidate.version)
+    wanted = PredictionFilter(
+        len(config.feature_names), ("canary",), model_version=rollout.candidate.version
+    )
     resolve = work.registry.schema_text
     limit = kept_rows(config)
-    return LabelRows(work.kafka, resolve, config, wanted, after(manifest), limit=limit)
+    return LabelRows(work.kafka, resolve, config, wanted, offsets_after(manifest), limit=limit)
 
 
 def _file(work: Workplace, run_id: str, name: str) -> bytes:

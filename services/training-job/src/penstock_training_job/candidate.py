@@ -19,14 +19,14 @@ from penstock_training.training_set import TrainingSet
 
 from penstock_training_job.gates import CHAMPION_TAG, holdout_metrics
 from penstock_training_job.judge import MIN_POSITIVES, compare, is_enough
-from penstock_training_job.label_rows import (
+from penstock_training_job.request import now_ms
+from penstock_training_job.rows import (
     LabelRows,
     kept_rows,
     make_training_set,
-    rebuild,
+    rebuild_training_set,
     training_rows,
 )
-from penstock_training_job.request import now_ms
 from penstock_training_job.workplace import Workplace
 
 LOG = logging.getLogger("penstock.retrain_job")
@@ -97,7 +97,9 @@ def collect(work: Workplace, run_id: str) -> TrainingSet:
     began = time.monotonic()
     kept = work.tracker.file(run_id, DATASET_FILE)
     if kept is not None:
-        rows = rebuild(json.loads(kept), work.kafka, work.registry.schema_text, work.config)
+        rows = rebuild_training_set(
+            json.loads(kept), work.kafka, work.registry.schema_text, work.config
+        )
     else:
         rows = _await_rows(work)
         manifest = json.dumps(rows.manifest(), indent=1).encode()
@@ -121,23 +123,20 @@ def _await_rows(work: Workplace) -> TrainingSet:
     wanted = training_rows(config, since_ms)
     resolve = work.registry.schema_text
     reader = LabelRows(work.kafka, resolve, config, wanted, limit=kept_rows(config))
-    try:
-        while True:
-            reader.advance()
-            found = reader.joined(1 if deadline.expired else config.retrain.min_labels)
-            if found is not None:
-                made = make_training_set(found, config, {**source, "ranges": reader.ranges()})
-                if _is_usable(made, config.retrain.min_labels):
-                    return made
-            if deadline.expired:
-                there = 0 if found is None else found.num_rows
-                raise NotEnoughLabels(
-                    f"{there} labelled rows within {config.retrain.label_wait_s:g} s; a training "
-                    f"needs {config.retrain.min_labels}, {MIN_POSITIVES} of each class"
-                )
-            work.pause()
-    finally:
-        reader.close()
+    while True:
+        reader.advance()
+        found = reader.joined(1 if deadline.expired else config.retrain.min_labels)
+        if found is not None:
+            made = make_training_set(found, config, {**source, "ranges": reader.ranges()})
+            if _is_usable(made, config.retrain.min_labels):
+                return made
+        if deadline.expired:
+            there = 0 if found is None else found.num_rows
+            raise NotEnoughLabels(
+                f"{there} labelled rows within {config.retrain.label_wait_s:g} s; a training "
+                f"needs {config.retrain.min_labels}, {MIN_POSITIVES} of each class"
+            )
+        work.pause()
 
 
 def _is_usable(rows: TrainingSet, min_rows: int) -> bool:
