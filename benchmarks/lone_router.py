@@ -52,7 +52,7 @@ def without_journal() -> None:
 def without_prediction() -> None:
     """Write the bare loop's four fields."""
     import pyarrow as pa
-    from penstock_inference import handler, router
+    from penstock_inference import router, stream
 
     text_of = router.schema_text
 
@@ -71,7 +71,7 @@ def without_prediction() -> None:
         )
 
     _replace(router, "schema_text", schema_text)
-    _replace(handler, "prediction_columns", columns)
+    _replace(stream, "prediction_columns", columns)
 
 
 def _replace(module: Any, name: str, value: Any) -> None:

@@ -17,7 +17,6 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,13 +27,13 @@ from harness.faults import OutageProxy
 from harness.models import MAX_ROWS, MODEL_WIDTH, tiny_onnx
 from harness.waiting import eventually
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
-from penstock_inference.model_link import ModelLink
-from penstock_inference.model_loader import ModelLoader
+from penstock_inference.model_manager import ModelManager
 from penstock_inference.model_server import INPUT, ModelServer, PendingScores, ServedModel, Tensors
-from penstock_inference.pipeline import EventVector, Signature
+from penstock_inference.predictions import EventVector, Signature
 from penstock_inference.rest.app import PipelineService, create_app
+from penstock_inference.rest.batching import RestScorer
 from penstock_inference.routing import Route
-from penstock_inference.scoring import LinkedScorer, Scored
+from penstock_inference.scoring import DataPlane, Scored, ServingState
 from penstock_inference.settings import GatewaySettings, TritonSettings
 from penstock_inference.tensors import Matrix
 from penstock_inference.triton import TritonServer
@@ -181,11 +180,11 @@ class Published(list[tuple[bytes | None, dict[str, Any]]]):
         super().__init__()
         self._encoder = ColumnarEncoder(schema_text("prediction.avsc"), 1)
 
-    def publish(self, key: bytes | None, predictions: pa.RecordBatch) -> None:
+    def publish(self, predictions: pa.RecordBatch, keys: Sequence[bytes | None]) -> None:
         self._encoder.encode(predictions)
         # An event may have a time that Python has none for.
         shown = predictions.drop_columns(["event_time", "predicted_at"])
-        self.extend((key, row) for row in shown.to_pylist())
+        self.extend(zip(keys, shown.to_pylist(), strict=True))
 
 
 def event(body: bytes) -> EventVector:
@@ -247,8 +246,8 @@ class GatewayOnTriton:
     """
 
     make_app: Callable[..., FastAPI]
-    scorer: LinkedScorer
-    link: ModelLink
+    scorer: RestScorer
+    manager: ModelManager
     proxy: OutageProxy
     server: triton.InferenceServerClient
     served_as: str
@@ -310,11 +309,11 @@ def gateway_on_triton(
         proxy = stack.enter_context(OutageProxy(triton_grpc))
         server = TritonServer(TritonSettings(grpc_url=proxy.address))
         stack.callback(server.close)
-        link = ModelLink(follow, ModelLoader(server, MODEL_WIDTH, MAX_ROWS), metrics)
-        link.start()
-        stack.callback(link.stop)
-        config: Any = SimpleNamespace(pipeline=PIPELINE, model=SimpleNamespace(timeout_s=timeout_s))
-        scorer = LinkedScorer(config, link, server, metrics)
+        serving = ServingState(PIPELINE, metrics)
+        manager = ModelManager(follow, server, serving, width=MODEL_WIDTH, max_rows=MAX_ROWS)
+        manager.start_threads()
+        stack.callback(manager.stop_threads)
+        scorer = RestScorer(DataPlane(server, serving, timeout_s), manager)
 
         def make_app(**settings: Any) -> FastAPI:
             service = PipelineService(
@@ -323,8 +322,8 @@ def gateway_on_triton(
             )  # fmt: skip
             return create_app({PIPELINE: service}, GatewaySettings(**settings), families)
 
-        eventually(lambda: link.ready, READY_S)
-        yield GatewayOnTriton(make_app, scorer, link, proxy, direct, name)
+        eventually(lambda: manager.ready, READY_S)
+        yield GatewayOnTriton(make_app, scorer, manager, proxy, direct, name)
 
 
 def _no_events(body: bytes) -> Any:

@@ -13,8 +13,8 @@ from harness.inference import WIDTH, version
 from harness.kafka import own_topics
 from harness.waiting import eventually
 from penstock_inference.model_server import ServedModel
-from penstock_inference.pipeline import AnsweredBy, Signature, Vectors, prediction_columns
-from penstock_inference.rest_predictions import RestPredictions
+from penstock_inference.predictions import AnsweredBy, Signature, Vectors, prediction_columns
+from penstock_inference.publisher import PredictionPublisher
 from penstock_inference.routing import Route
 from penstock_ledger import LogClient, TopicRange
 from penstock_ledger.decoding import RecordDecoder
@@ -61,17 +61,17 @@ def test_each_answer_is_in_the_topic_once_with_no_origin(
 ) -> None:
     registry = RegistryClient(RegistrySettings(url=registry_url))
     kafka = KafkaSettings(bootstrap_servers=kafka_bootstrap)
-    publisher = RestPredictions(kafka, registry, topic, queue_rows=1_000, dropped=dropped)
+    publisher = PredictionPublisher(kafka, registry, topic, queue_rows=1_000, dropped=dropped.inc)
 
     def takes_one() -> bool:
         before = count(dropped)
-        publisher.publish(b"k", answers(0, 1))
+        publisher.publish(answers(0, 1), [b"k"])
         return count(dropped) == before
 
     eventually(takes_one, WAIT_S, "it knows its schema")
     before = count(dropped)
-    publisher.publish(b"k", answers(1, 300))
-    publisher.publish(None, answers(301, 1))
+    publisher.publish(answers(1, 300), [b"k"] * 300)
+    publisher.publish(answers(301, 1), [None])
     publisher.close()
     assert count(dropped) == before
     end = LogClient(kafka_bootstrap).offsets(topic, "last", "read_committed")
@@ -88,9 +88,9 @@ def test_answers_that_no_broker_takes_are_dropped_and_counted_and_nobody_waits(
 ) -> None:
     registry = RegistryClient(RegistrySettings(url=registry_url))
     kafka = KafkaSettings(bootstrap_servers=NOBODY)
-    publisher = RestPredictions(kafka, registry, topic, queue_rows=10, dropped=dropped)
+    publisher = PredictionPublisher(kafka, registry, topic, queue_rows=10, dropped=dropped.inc)
     for i in range(100):
-        publisher.publish(b"k", answers(i, 1))
+        publisher.publish(answers(i, 1), [b"k"])
     assert count(dropped) >= 90, "the queue has a size"
     publisher.close()
     assert count(dropped) == 100

@@ -21,12 +21,12 @@ from penstock_streaming.poison import FlightJournal
 assert FlightJournal.record(None, iter(())) is None
 """,
     "prediction": """
-from penstock_inference import handler, router
+from penstock_inference import router, stream
 from types import SimpleNamespace
 import numpy as np, pyarrow as pa
 from penstock_schemas.codec import ColumnarEncoder
 vectors = type("V", (), {"event_id": pa.array(["a"]), "__len__": lambda self: 1})()
-columns = handler.prediction_columns(
+columns = stream.prediction_columns(
     vectors, np.ones((1, 1), np.float32), None, SimpleNamespace(pipeline="p"), 5, None
 )
 value = ColumnarEncoder(router.schema_text("prediction.avsc"), 7).encode(columns)[0]

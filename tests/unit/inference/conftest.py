@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 from harness.inference import NOW_MS, PREDICTION_ID, WIDTH, FakeScorer, version
-from penstock_inference.handler import Codecs, InferenceHandler
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
-from penstock_inference.model_calls import Model
 from penstock_inference.model_server import ServedModel
-from penstock_inference.pipeline import Signature
+from penstock_inference.predictions import Signature
 from penstock_inference.routing import Route, RouteTable
+from penstock_inference.scoring import DataPlane, ServingState
+from penstock_inference.stream import Codecs, InferenceHandler
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.schema_files import schema_text
 from prometheus_client import CollectorRegistry
@@ -36,7 +36,16 @@ def metrics(families: InferenceFamilies) -> InferenceMetrics:
 
 
 @pytest.fixture
-def handler(scorer: FakeScorer, route: Route, metrics: InferenceMetrics) -> InferenceHandler:
+def serving(route: Route, metrics: InferenceMetrics) -> ServingState:
+    made = ServingState("tiny", metrics)
+    made.swap_table(RouteTable("tiny", 1, route))
+    return made
+
+
+@pytest.fixture
+def handler(
+    scorer: FakeScorer, serving: ServingState, metrics: InferenceMetrics
+) -> InferenceHandler:
     return InferenceHandler(
         output_topic="tiny.predictions.v1",
         codecs=Codecs(
@@ -45,7 +54,7 @@ def handler(scorer: FakeScorer, route: Route, metrics: InferenceMetrics) -> Infe
             ),
             ColumnarEncoder(schema_text("prediction.avsc"), PREDICTION_ID),
         ),
-        model=Model(scorer, lambda: RouteTable("tiny", 1, route), timeout_s=5.0),
+        plane=DataPlane(scorer, serving, timeout_s=5.0),
         signature=Signature("tiny", 0.3, "attempt-1"),
         metrics=metrics,
         clock_ms=lambda: NOW_MS,

@@ -13,14 +13,14 @@ from penstock_inference.circuit_breaker import (
     BreakerState,
     CircuitBreakers,
 )
-from penstock_inference.circuits import Circuits
-from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
-from penstock_inference.model_calls import Model
-from penstock_inference.model_server import DeadlineHit, SampleRows, ServedModel
+from penstock_inference.model_manager import ModelManager
+from penstock_inference.model_server import DeadlineHit, Matrix, ServedModel
 from penstock_inference.routing import Route, RouteTable
-from penstock_inference.tensors import Matrix
+from penstock_inference.scoring import DataPlane, ServingState
+from penstock_inference.stream import InferenceHandler
 from penstock_schemas.errors import ModelUnavailable
+from penstock_schemas.records import RoutingState
 
 NAME = "tiny__1"
 AWAY = ModelUnavailable("away")
@@ -152,16 +152,23 @@ def test_no_call_while_open_and_never_stuck(steps: list[str]) -> None:
     assert breakers.is_closed(NAME)
 
 
-class Probes:
-    """Probes that end as told."""
+@pytest.fixture
+def probed() -> FakeScorer:
+    """The model server as the manager's own thread asks it."""
+    return FakeScorer()
 
-    def __init__(self) -> None:
-        self.error: ModelUnavailable | None = AWAY
-        self.rows: list[list[float]] = []
 
-    def __call__(self, model: ServedModel, row: Matrix) -> ModelUnavailable | None:
-        self.rows.append(row[0].tolist())
-        return self.error
+@pytest.fixture
+def manager(probed: FakeScorer, metrics: InferenceMetrics, now: list[float]) -> ModelManager:
+    def clock() -> float:
+        return now[0]
+
+    serving = ServingState("tiny", metrics, clock)
+    made = ModelManager(lambda *_: None, probed, serving, width=WIDTH, max_rows=4, clock=clock)
+    made.take_routing_state(RoutingState("tiny", 1, 0, "test", (version(),)))
+    made.reconcile()
+    probed.calls.clear()
+    return made
 
 
 def away(matrix: Matrix) -> Matrix:
@@ -174,28 +181,22 @@ def shown(families: InferenceFamilies) -> str:
     return state
 
 
-def test_stream_sends_nothing_until_the_keepers_probe_is_answered(
+def test_stream_sends_nothing_until_the_managers_probe_is_answered(
     handler: InferenceHandler,
     scorer: FakeScorer,
+    probed: FakeScorer,
+    manager: ModelManager,
     families: InferenceFamilies,
-    metrics: InferenceMetrics,
     now: list[float],
 ) -> None:
-    probes = Probes()
-    seen = SampleRows()
-    circuits = Circuits(probes, seen, metrics, lambda: now[0])
-    circuits.follow(TABLE)
-    model = Model(scorer, lambda: TABLE, 5.0, breakers=circuits.breakers, seen=seen)
-    handler = InferenceHandler(
-        output_topic="t",
-        codecs=handler.codecs,
-        model=model,
-        signature=handler.signature,
-        metrics=metrics,
-    )
+    def is_closed() -> bool:
+        manager.reconcile()
+        return manager.ready
+
+    handler.plane = DataPlane(scorer, manager.serving, 5.0)
     handler.submit(MESSAGES).result(1.0)
     assert shown(families) == "closed"
-    scorer.respond = away
+    scorer.respond = probed.respond = away
     for _ in range(3):
         with pytest.raises(ModelUnavailable, match="away"):
             handler.submit(MESSAGES).result(1.0)
@@ -203,16 +204,17 @@ def test_stream_sends_nothing_until_the_keepers_probe_is_answered(
     assert shown(families) == "open"
     with pytest.raises(ModelUnavailable, match="no call is sent"):
         handler.submit(MESSAGES)
-    assert not circuits.is_closed(CHAMPION.model)
-    assert probes.rows == [], "not before its time"
+    assert not is_closed()
+    assert probed.calls == [], "not before its time"
     now[0] += 0.5
-    assert not circuits.is_closed(CHAMPION.model)
-    scorer.respond, probes.error = mean_score, None
+    assert not is_closed()
+    scorer.respond = probed.respond = mean_score
     with pytest.raises(ModelUnavailable, match="no call is sent"):
         handler.submit(MESSAGES)
     now[0] += 1.0
-    assert circuits.is_closed(CHAMPION.model)
-    assert probes.rows == [pytest.approx(vector(0)["features"])] * 2, "a row that was seen"
+    assert is_closed()
+    rows = [matrix[0].tolist() for matrix in probed.calls]
+    assert rows == [pytest.approx(vector(0)["features"])] * 2, "a row that was seen"
     assert len(scorer.calls) == sent
     assert shown(families) == "closed"
     handler.submit(MESSAGES).result(1.0)
@@ -231,19 +233,24 @@ def test_deadline_hits_are_counted(
 
 
 def test_model_that_is_not_ready_opens_its_circuit_without_traffic(
-    metrics: InferenceMetrics, now: list[float]
+    manager: ModelManager, probed: FakeScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    circuits = Circuits(Probes(), SampleRows(), metrics, lambda: now[0])
+    def not_loaded(name: str) -> None:
+        raise AWAY
+
+    monkeypatch.setattr(probed, "model_ready", lambda name: False)
+    monkeypatch.setattr(probed, "load_model", not_loaded)
     for _ in range(3):
-        circuits.lost(NAME)
-    assert circuits.breakers.state(NAME) == "open"
+        with pytest.raises(ModelUnavailable):
+            manager.reconcile()
+    assert manager.serving.breakers.state(NAME) == "open"
 
 
 def test_new_champion_starts_with_a_closed_circuit(metrics: InferenceMetrics) -> None:
-    circuits = Circuits(Probes(), SampleRows(), metrics)
-    circuits.breakers.record_failure(NAME, AWAY, BESIDE)
-    circuits.follow(TABLE)
-    assert circuits.breakers.is_closed(NAME)
-    circuits.breakers.record_failure(NAME, DeadlineHit("5 s"))
-    circuits.follow(RouteTable("tiny", 2, CHAMPION))
-    assert not circuits.breakers.is_closed(NAME), "the same champion in another revision"
+    serving = ServingState("tiny", metrics)
+    serving.breakers.record_failure(NAME, AWAY, BESIDE)
+    serving.swap_table(TABLE)
+    assert serving.breakers.is_closed(NAME)
+    serving.breakers.record_failure(NAME, DeadlineHit("5 s"))
+    serving.swap_table(RouteTable("tiny", 2, CHAMPION))
+    assert not serving.breakers.is_closed(NAME), "the same champion in another revision"

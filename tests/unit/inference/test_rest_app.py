@@ -13,8 +13,8 @@ from fastapi.testclient import TestClient
 from harness.inference import WIDTH, FakeLink, Published, gateway, infer_body, mean_score
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.rest import protocol
+from penstock_inference.rest.batching import Scored
 from penstock_inference.routing import Route
-from penstock_inference.scoring import Scored
 from penstock_inference.tensors import Matrix
 
 

@@ -15,8 +15,8 @@ from harness.clients import Answer, Caller, call, read_answer, serving
 from harness.inference import FakeLink, Published, gateway, infer_body, mean_score
 from harness.waiting import eventually
 from penstock_inference.metrics import InferenceFamilies
+from penstock_inference.rest.batching import Scored
 from penstock_inference.routing import Route
-from penstock_inference.scoring import Scored
 from penstock_inference.tensors import Matrix
 
 INFER = "/v2/models/tiny/infer"

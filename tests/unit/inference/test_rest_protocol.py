@@ -12,8 +12,8 @@ import pytest
 from harness.clients import Caller, serving, well_said
 from harness.inference import WIDTH, FakeLink, Published, gateway, infer_body
 from harness.models import NAME, write_folder
-from penstock_inference.event_vectors import EventVectors
 from penstock_inference.rest import protocol
+from penstock_inference.rest.event_vectors import EventVectors
 from penstock_pipelines.loader import load_pipeline
 
 INFER, PREDICT = "/v2/models/tiny/infer", "/predict/tiny"

@@ -19,8 +19,8 @@ from harness.clients import Answer, call
 from harness.inference import WIDTH, FakeLink, Published, gateway, infer_body
 from harness.models import NAME, write_folder
 from jsonschema import Draft202012Validator
-from penstock_inference.event_vectors import EventVectors
 from penstock_inference.rest import protocol
+from penstock_inference.rest.event_vectors import EventVectors
 from penstock_pipelines.loader import load_pipeline
 
 CASES = 1_500 * (100 if os.environ.get("FULL") else 1)

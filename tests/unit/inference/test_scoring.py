@@ -1,180 +1,79 @@
-"""The gateway's scorer over a real link, with a canary that may fail."""
+"""TODO."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
-from harness.inference import WIDTH, FakeScorer, mean_score, version
-from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
-from penstock_inference.model_link import ModelLink
-from penstock_inference.model_loader import ModelLoader
-from penstock_inference.model_server import DeadlineHit
-from penstock_inference.scoring import LinkedScorer, Scored
+from hypothesis import given
+from hypothesis import strategies as st
+from penstock_inference.scoring import isolate
 from penstock_inference.tensors import Matrix
-from penstock_schemas.errors import ModelRejected, ModelUnavailable, PenstockError
-from penstock_schemas.records import RoutingState
-
-ROW = np.array([[0.1, 0.2, 0.3]], dtype=np.float32)
-KEYS = [f"key{number}".encode() for number in range(40)]
+from penstock_schemas.errors import ModelRejected, ModelUnavailable
 
 
-class Config:
-    """What the scorer reads of a pipeline."""
+def model(bad: set[int]) -> Callable[[Matrix], Matrix]:
+    """Return a model that fails on any batch with a row whose first value is in ``bad``."""
 
-    pipeline = "tiny"
-
-    class model:
-        timeout_s = 5.0
-
-
-@pytest.fixture
-def link(metrics: InferenceMetrics) -> ModelLink:
-    made = ModelLink(lambda *_: None, ModelLoader(FakeScorer(), WIDTH, 16), metrics)
-    canary = version("2", alias="challenger", weight=50, state="canary")
-    made.on_state(RoutingState("tiny", 1, 0, "test", (version(weight=50), canary)))
-    made.keep()
-    return made
-
-
-@pytest.fixture
-def linked(link: ModelLink, scorer: FakeScorer, metrics: InferenceMetrics) -> LinkedScorer:
-    config: Any = Config
-    return LinkedScorer(config, link, scorer, metrics)
-
-
-def answers(linked: LinkedScorer) -> list[str]:
-    async def ask() -> list[Scored]:
-        return [await linked.answer(key, ROW) for key in KEYS]
-
-    return [scored.route.version.version for scored in asyncio.run(ask())]
-
-
-def test_key_meets_the_version_that_it_meets_in_the_stream(
-    linked: LinkedScorer, link: ModelLink
-) -> None:
-    assert link.table is not None
-    expected = [link.table.route_of(key).version.version for key in KEYS]
-    assert set(expected) == {"1", "2"}
-    assert answers(linked) == expected
-    assert asyncio.run(linked.answer(None, ROW)).route.version.version == "1"
-
-
-@pytest.mark.parametrize("error", [ModelUnavailable("gone"), ModelRejected("boom"), None])
-def test_champion_answers_what_the_canary_does_not(
-    linked: LinkedScorer,
-    scorer: FakeScorer,
-    families: InferenceFamilies,
-    error: PenstockError | None,
-) -> None:
-    expected = answers(linked).count("2")
-
-    def fail(matrix: Matrix) -> Matrix:
-        if error is not None:
-            raise error
-        return mean_score(matrix) * np.nan
-
-    scorer.by_model["tiny__2"] = fail
-    scorer.asked.clear()
-    assert set(answers(linked)) == {"1"}
-    assert families.fallbacks.labels("tiny", "tiny", "2")._value.get() == expected
-    tries = [name for name, _ in scorer.asked].count("tiny__2")
-    by_error = {ModelUnavailable: 1, ModelRejected: 2, type(None): expected}
-    assert tries == by_error[type(error)], "a canary that is away, or fails on a good row, is left"
-
-
-def test_version_by_number_is_that_version_or_an_error(
-    linked: LinkedScorer, scorer: FakeScorer
-) -> None:
-    async def ask() -> Scored:
-        route = await linked.route("2")
-        assert route is not None
-        return await linked.score(route, ROW)
-
-    assert asyncio.run(ask()).route.version.version == "2"
-
-    def away(matrix: Matrix) -> Matrix:
-        raise ModelUnavailable("away")
-
-    scorer.by_model["tiny__2"] = away
-    with pytest.raises(ModelUnavailable):
-        asyncio.run(ask())
-
-
-def test_champion_that_is_away_is_an_error_whatever_the_key(
-    linked: LinkedScorer, scorer: FakeScorer
-) -> None:
-    def away(matrix: Matrix) -> Matrix:
-        raise ModelUnavailable("away")
-
-    scorer.respond = away
-    for key in (None, *KEYS[:5]):
-        with pytest.raises(ModelUnavailable):
-            asyncio.run(linked.answer(key, ROW))
-
-
-def reject(what: float) -> Callable[[Matrix], Matrix]:
-    def respond(matrix: Matrix) -> Matrix:
-        if np.isclose(matrix, what).any():
+    def infer(matrix: Matrix) -> Matrix:
+        if bad & {int(v) for v in matrix[:, 0]}:
             raise ModelRejected("boom")
-        return mean_score(matrix)
+        return matrix[:, :1] * 2
 
-    return respond
-
-
-def test_row_that_the_model_fails_on_is_its_callers_fault(
-    linked: LinkedScorer, link: ModelLink, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    suspected: list[str] = []
-    monkeypatch.setattr(link, "suspect", lambda name, row: suspected.append(name))
-    scorer.respond = reject(0.3)
-    with pytest.raises(ModelRejected):
-        asyncio.run(linked.answer(None, ROW))
-    assert asyncio.run(linked.answer(None, ROW / 2)).route.version.version == "1"
-    assert not suspected
+    return infer
 
 
-def test_model_that_fails_on_a_good_row_too_is_away(
-    linked: LinkedScorer, link: ModelLink, scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its process has died: no fault of the caller, and a matter for the keeper."""
-    suspected: list[tuple[str, Matrix]] = []
-    monkeypatch.setattr(link, "suspect", lambda name, row: suspected.append((name, row)))
-    asyncio.run(linked.answer(None, ROW))
+ZEROS = np.zeros((1, 1), dtype=np.float32)
 
-    def dead(matrix: Matrix) -> Matrix:
-        raise ModelRejected("its process is dead")
 
-    scorer.respond = dead
+def numbered(n: int) -> Matrix:
+    return np.arange(n, dtype=np.float32).reshape(n, 1)
+
+
+@given(st.integers(2, 40), st.data())
+def test_exactly_the_bad_rows_are_found(n: int, data: st.DataObject) -> None:
+    bad = data.draw(st.sets(st.integers(0, n - 1), max_size=n - 1))
+    scores, errors = isolate(model(bad), numbered(n), ZEROS, 5.0, pause=lambda _: None)
+    assert {row for row, _ in errors} == bad
+    good = [row for row in range(n) if row not in bad]
+    assert scores[good, 0].tolist() == [2.0 * row for row in good]
+    assert np.isnan(scores[sorted(bad)]).all()
+
+
+def test_lone_row_is_judged_by_a_row_known_to_be_good() -> None:
+    probe = np.array([[9.0]], dtype=np.float32)
+    _, errors = isolate(model({0}), numbered(1), probe, 5.0, pause=lambda _: None)
+    assert [row for row, _ in errors] == [0]
+
+
+def test_model_that_fails_on_everything_says_nothing_about_records() -> None:
+    now = iter(range(100))
     with pytest.raises(ModelUnavailable):
-        asyncio.run(linked.answer(None, ROW * 2))
-    ((name, row),) = suspected
-    assert name == "tiny__1"
-    assert row.tolist() == ROW.tolist(), "one that went through before"
+        isolate(
+            model(set(range(10))),
+            numbered(4),
+            ZEROS,
+            10.0,
+            clock=lambda: float(next(now)),
+            pause=lambda _: None,
+        )
 
 
-@pytest.mark.parametrize(("error", "tries"), [(DeadlineHit("late"), 1), (ModelUnavailable("x"), 3)])
-def test_champion_that_is_known_to_be_away_is_not_asked(
-    linked: LinkedScorer,
-    link: ModelLink,
-    scorer: FakeScorer,
-    families: InferenceFamilies,
-    error: PenstockError,
-    tries: int,
-) -> None:
-    def away(matrix: Matrix) -> Matrix:
-        raise error
+def test_row_that_failed_only_while_the_model_restarted_is_good() -> None:
+    """The crash of one row takes the next calls down; they must not be blamed."""
+    down = 0
 
-    scorer.respond = away
-    for _ in range(10):
-        with pytest.raises(ModelUnavailable):
-            asyncio.run(linked.answer(None, ROW))
-    assert len(scorer.asked) == tries
-    hits = families.deadline_hits.labels("tiny", "tiny", "1")._value.get()
-    assert hits == (1 if isinstance(error, DeadlineHit) else 0)
-    scorer.respond = mean_score
-    link.breakers.reset_breaker("tiny__1")  # the keeper's probe went through
-    assert asyncio.run(linked.answer(None, ROW)).route.version.version == "1"
+    def infer(matrix: Matrix) -> Matrix:
+        nonlocal down
+        if down:
+            down -= 1
+            raise ModelRejected("not healthy")
+        if (matrix[:, 0] == 3).any():
+            down = 2
+            raise ModelRejected("crashed")
+        return matrix
+
+    scores, errors = isolate(infer, numbered(8), ZEROS, 5.0, pause=lambda _: None)
+    assert [row for row, _ in errors] == [3]
+    assert [row for row in range(8) if not np.isnan(scores[row, 0])] == [0, 1, 2, 4, 5, 6, 7]

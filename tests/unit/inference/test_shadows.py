@@ -19,14 +19,14 @@ from harness.inference import (
 )
 from harness.waiting import eventually
 from penstock_inference.circuit_breaker import CircuitBreakers
-from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
-from penstock_inference.model_calls import Model
 from penstock_inference.model_server import ServedModel
-from penstock_inference.pipeline import Signature
+from penstock_inference.predictions import Signature
+from penstock_inference.publisher import PredictionPublisher
 from penstock_inference.routing import Route, RouteTable, Share
 from penstock_inference.settings import ShadowSettings
 from penstock_inference.shadows import SLICE_ROWS, Shadows, ShownRows
+from penstock_inference.stream import InferenceHandler
 from penstock_inference.tensors import Matrix
 from penstock_schemas.errors import ModelRejected, ModelUnavailable
 
@@ -41,14 +41,16 @@ def route(number: str, variant: str = "champion") -> Route:
 TABLE = RouteTable("tiny", 2, route("1"), (), (route("9", "shadow"),))
 
 
-class Topic:
+class Topic(PredictionPublisher):
     """What was produced: (event id, key, partition, version, variant, scores)."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.closed = False
 
-    def publish(self, predictions: Any, keys: Sequence[bytes | None], partitions: Any) -> None:
+    def publish(
+        self, predictions: Any, keys: Sequence[bytes | None], partitions: Any = None
+    ) -> None:
         assert predictions.num_rows == len(keys) == len(partitions) <= SLICE_ROWS
         for row, key, partition in zip(predictions.to_pylist(), keys, partitions, strict=True):
             self.rows.append({**row, "key": key, "partition": int(partition)})
@@ -80,12 +82,22 @@ def make(models: FakeScorer, topic: Topic, metrics: InferenceMetrics, **settings
     )
 
 
+class Offered(Shadows):
+    """Keeps what the handler offers."""
+
+    def __init__(self) -> None:
+        self.shown: list[ShownRows] = []
+
+    def offer_rows(self, shown: ShownRows) -> None:
+        self.shown.append(shown)
+
+
 def shown_by(handler: InferenceHandler, table: RouteTable, values: list[Any]) -> list[ShownRows]:
     """Return what the handler offers to the shadows of a batch."""
-    offered: list[ShownRows] = []
-    handler.model = Model(handler.model.scorer, lambda: table, 5.0, shadow=offered.append)
+    handler.plane.serving.swap_table(table)
+    handler.shadows = offered = Offered()
     handler.submit(batch(values)).result(1.0)
-    return offered
+    return offered.shown
 
 
 def values(count: int = ROWS) -> list[Any]:
@@ -101,7 +113,7 @@ def test_shadow_sees_every_row_that_was_answered_and_nothing_else(
 ) -> None:
     given = [*values(), None, framed(vector(99, features=[1.0]))]
     (shown,) = shown_by(handler, TABLE, given)
-    make(models, topic, metrics).show(shown)
+    make(models, topic, metrics).show_rows(shown)
     assert [row["event_id"] for row in topic.rows] == [f"e{n}" for n in range(ROWS)]
     for number, row in enumerate(topic.rows):
         assert (row["model_version"], row["variant"], row["outcome"]) == (
@@ -117,7 +129,7 @@ def test_primary_answers_do_not_change_with_a_shadow(handler: InferenceHandler) 
     alone = RouteTable("tiny", 2, route("1"))
     found = []
     for table in (alone, TABLE):
-        handler.model = Model(handler.model.scorer, lambda table=table: table, 5.0)  # type: ignore[misc]
+        handler.plane.serving.swap_table(table)
         found.append(list(handler.submit(batch(values())).result(1.0).outputs[0].values))
     assert found[0] == found[1]
 
@@ -160,15 +172,15 @@ def test_offer_returns_at_once_and_drops_beyond_the_queue(
     models.by_model[SHADOW] = slow
     (shown,) = shown_by(handler, TABLE, values())
     shadows = make(models, topic, metrics, queue_rows=3 * ROWS)
-    shadows.start()
-    shadows.offer(shown)
+    shadows.start_thread()
+    shadows.offer_rows(shown)
     assert asked.wait(20)
     for _ in range(5):
-        shadows.offer(shown)
+        shadows.offer_rows(shown)
     assert dropped(families, "queue") == 2 * ROWS
     go_on.set()
     eventually(lambda: len(topic.rows) == 4 * ROWS, 20, "what waited is shown")
-    shadows.stop()
+    shadows.stop_thread()
     assert topic.closed
 
 
@@ -188,7 +200,7 @@ def test_failing_shadow_is_left_alone_and_counted(
     (shown,) = shown_by(handler, TABLE, values())
     shadows = make(models, topic, metrics)
     for _ in range(5):
-        shadows.show(shown)
+        shadows.show_rows(shown)
     assert len(models.asked) <= -(-ROWS // 4), "asked once, in as many calls as its rows need"
     assert dropped(families, "model") == 5 * ROWS
     assert topic.rows == []
@@ -208,6 +220,6 @@ def test_rows_that_a_shadow_answers_with_nan_are_dropped(
 
     models.by_model[SHADOW] = nan_first
     (shown,) = shown_by(handler, TABLE, values())
-    make(models, topic, metrics).show(shown)
+    make(models, topic, metrics).show_rows(shown)
     assert [row["event_id"] for row in topic.rows] == [f"e{n}" for n in range(1, ROWS)]
     assert dropped(families, "model") == 1

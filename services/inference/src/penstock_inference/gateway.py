@@ -14,18 +14,18 @@ from penstock_service.logs import configure_logging
 from prometheus_client import CollectorRegistry
 
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
-from penstock_inference.model_link import ModelLink
-from penstock_inference.pipeline import Signature
+from penstock_inference.model_manager import ModelManager
+from penstock_inference.predictions import Signature
+from penstock_inference.publisher import PredictionPublisher
 from penstock_inference.rest.app import PipelineService, create_app
-from penstock_inference.rest_predictions import RestPredictions
+from penstock_inference.rest.batching import RestScorer
 from penstock_inference.router import SERVICE
-from penstock_inference.scoring import LinkedScorer
+from penstock_inference.scoring import DataPlane, ServingState
 from penstock_inference.settings import InferenceSettings
 from penstock_inference.triton import TritonServer
-from penstock_inference.wiring import link_to_model, threshold_of
 
 if TYPE_CHECKING:
-    from penstock_inference.event_vectors import EventVectors
+    from penstock_inference.rest.event_vectors import EventVectors
 
 
 class Gateway:
@@ -46,11 +46,11 @@ class Gateway:
         self._families = InferenceFamilies(CollectorRegistry())
         self._server = TritonServer(settings.triton)
         self._registry = RegistryClient(settings.registry)
-        self._links: list[ModelLink] = []
-        self._publishers: list[RestPredictions] = []
+        self._managers: list[ModelManager] = []
+        self._publishers: list[PredictionPublisher] = []
         self._services = {p.config.pipeline: self._service(p) for p in pipelines}
-        for link in self._links:
-            link.start()
+        for manager in self._managers:
+            manager.start_threads()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP application; Serve asks once, after the constructor."""
@@ -58,32 +58,35 @@ class Gateway:
 
     def __del__(self) -> None:
         """Stop the threads and deliver what is queued; Serve calls this at shutdown."""
-        for link in self._links:
-            link.stop()
+        for manager in self._managers:
+            manager.stop_threads()
         for publisher in self._publishers:
             publisher.close()
-        self._links, self._publishers = [], []
+        self._managers, self._publishers = [], []
 
     def _service(self, pipeline: LoadedPipeline) -> PipelineService:
         settings, config = self._settings, pipeline.config
         metrics = InferenceMetrics(self._families, config.pipeline)
-        link = link_to_model(settings, pipeline, self._registry, self._server, metrics)
-        publisher = RestPredictions(
+        serving = ServingState(config.pipeline, metrics)
+        manager = ModelManager.of_pipeline(
+            config, settings.kafka, self._registry, self._server, serving
+        )
+        publisher = PredictionPublisher(
             settings.kafka,
             self._registry,
             config.topic_names.predictions_rest,
             queue_rows=settings.gateway.publish_queue_rows,
-            dropped=self._families.unpublished.labels(config.pipeline),
+            dropped=self._families.unpublished.labels(config.pipeline).inc,
         )
-        self._links.append(link)
+        self._managers.append(manager)
         self._publishers.append(publisher)
         # One thread: neither the decoder nor the online store is thread-safe.
         executor = ThreadPoolExecutor(1, thread_name_prefix=f"events-{config.pipeline}")
         vectors = executor.submit(_event_vectors, pipeline, settings.feast_dir / config.pipeline)
         return PipelineService(
-            signature=Signature(config.pipeline, threshold_of(settings, pipeline), self._attempt),
+            signature=Signature.of_pipeline(config, settings.threshold, self._attempt),
             width=len(config.feature_names),
-            scorer=LinkedScorer(config, link, self._server, metrics),
+            scorer=RestScorer(DataPlane(self._server, serving, config.model.timeout_s), manager),
             publisher=publisher,
             vector=lambda body: vectors.result().vector(body),
             executor=executor,
@@ -92,7 +95,7 @@ class Gateway:
 
 def _event_vectors(pipeline: LoadedPipeline, feast_repo: Path) -> EventVectors:
     """Build what named fields need; slow to import, so it is done beside the start."""
-    from penstock_inference.event_vectors import EventVectors
+    from penstock_inference.rest.event_vectors import EventVectors
 
     vectors = EventVectors(pipeline, feast_repo)
     vectors.warm_up()

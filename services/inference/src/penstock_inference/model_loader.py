@@ -43,36 +43,39 @@ WARM_UP_TIMEOUT_S: Final = 5.0
 
 
 class ModelLoader:
-    """What is loaded for one pipeline; called by one thread, `describe` and `suspect` by any.
+    """What is loaded for one pipeline; called by one thread, `describe` by any.
 
     Parameters
     ----------
+    samples
+        Rows that the champion has answered: they warm a version.
+    suspects
+        Models through which no row goes, by name, each with a row that once did; written by any
+        thread, emptied by `heal`.
     width, max_rows
         Number of features of the pipeline, and most rows of a call that it allows.
     clock
         Monotonic seconds.
-
-    Attributes
-    ----------
-    samples
-        Rows that went through the champion, where the process notes them.
     """
 
     def __init__(
         self,
         server: ModelServer,
+        samples: SampleRows,
+        suspects: dict[str, Matrix | None],
+        *,
         width: int,
         max_rows: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.samples = SampleRows(clock)
+        self._samples = samples
+        self._suspects = suspects
         self._server = server
         self._width = width
         self._max_rows = max_rows
         self._clock = clock
         self._known: dict[tuple[str, str], ServedModel] = {}
         self._outages: dict[str, Outage] = {}
-        self._suspects: dict[str, Matrix | None] = {}
         self._heals: dict[str, Outage] = {}
         self.troubles: dict[str, str] = {}
         """Why a canary takes no traffic, by its name on the server."""
@@ -94,19 +97,9 @@ class ModelLoader:
         """
         self._server.load_model(version.served_as)
         model = self.describe(version)
-        _warm_up(self._server, model, self.samples)
+        _warm_up(self._server, model, self._samples)
         self._known[_identity(version)] = model
         return model
-
-    def suspect(self, name: str, row: Matrix | None) -> None:
-        """Note a model that no row goes through, for `heal` to look at.
-
-        Parameters
-        ----------
-        row
-            One that went through before, shape (1, d); zeros stand in where there is none.
-        """
-        self._suspects[name] = row
 
     def heal(self, version: ModelVersion) -> None:
         """Load a suspected version anew if its process is dead; at most once in a while.
@@ -144,7 +137,7 @@ class ModelLoader:
         return None
 
     def _answers(self, model: ServedModel, row: Matrix) -> bool:
-        """Tell whether a row goes through, or the server does not call the model ready."""
+        """Return whether a row goes through, or the server does not call the model ready."""
         for _ in range(PROBES):
             try:
                 self._server.infer(model, {INPUT: row}, PROBE_TIMEOUT_S)

@@ -12,6 +12,7 @@ import uuid
 from dataclasses import replace
 
 from penstock_pipelines.loader import LoadedPipeline
+from penstock_pipelines.model import PipelineConfig, live_settings
 from penstock_pipelines.watch import PipelineWatch
 from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
@@ -21,19 +22,20 @@ from penstock_service.logs import configure_logging
 from penstock_service.loop_thread import collect_seldom
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
+from penstock_streaming.settings import LoopSettings
 from prometheus_client import CollectorRegistry
 
 from penstock_inference.autoscaling import figures
-from penstock_inference.best_effort import BestEffortTopic
-from penstock_inference.handler import Codecs, InferenceHandler
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
-from penstock_inference.model_calls import Model
-from penstock_inference.pipeline import Signature
+from penstock_inference.model_manager import ModelManager
+from penstock_inference.predictions import Signature
+from penstock_inference.publisher import PredictionPublisher
 from penstock_inference.replicas import own_facts, remove_replica, write_replica
+from penstock_inference.scoring import DataPlane, ServingState
 from penstock_inference.settings import InferenceSettings
-from penstock_inference.shadows import Shadows
+from penstock_inference.shadows import SLICE_ROWS, Shadows
+from penstock_inference.stream import Codecs, InferenceHandler
 from penstock_inference.triton import TritonServer
-from penstock_inference.wiring import link_to_model, loop_settings, threshold_of
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +78,14 @@ class Router:
         self._server = TritonServer(settings.triton)
         self._registry = RegistryClient(settings.registry)
         self._shadows: Shadows | None = None
-        self._link = link_to_model(settings, pipeline, self._registry, self._server, self._metrics)
+        self._serving = ServingState(pipeline.config.pipeline, self._metrics)
+        self._manager = ModelManager.of_pipeline(
+            pipeline.config, settings.kafka, self._registry, self._server, self._serving
+        )
         self._thread = threading.Thread(target=self._run, name="kafka-loop", daemon=True)
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         write_replica(settings.run_dir, self._facts)
-        self._link.start()
+        self._manager.start_threads()
         self._thread.start()
         self._beats.start()
 
@@ -104,7 +109,7 @@ class Router:
     def ready(self) -> bool:
         """Tell whether this replica takes records."""
         processor = self._processor
-        return processor is not None and processor.ready and self._link.ready
+        return processor is not None and processor.ready and self._manager.ready
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Answer Serve's question for what the number of replicas depends on."""
@@ -117,9 +122,9 @@ class Router:
         if self._processor is not None:
             self._processor.stop()
         self._thread.join(DRAIN_S)
-        self._link.stop()
+        self._manager.stop_threads()
         if self._shadows is not None:
-            self._shadows.stop()
+            self._shadows.stop_thread()
         self._server.close()
         remove_replica(self._settings.run_dir, self._facts.pid)
 
@@ -144,7 +149,7 @@ class Router:
         """Wait for registry, routing state and model; None when asked to stop before."""
         while not self._stop.is_set():
             try:
-                if self._link.ready:
+                if self._manager.ready:
                     return self._make_handler()
             except RetryableError as exc:
                 logger.warning("not started yet: %s", exc)
@@ -158,45 +163,37 @@ class Router:
         text = schema_text("prediction.avsc")
         schema_id = self._registry.register(f"{topics.predictions}-value", text)
         resolve = self._registry.schema_text
-        signature = Signature(
-            config.pipeline, threshold_of(self._settings, self._pipeline), self._attempt
-        )
+        signature = Signature.of_pipeline(config, self._settings.threshold, self._attempt)
         self._shadows = Shadows(
             self._settings.shadow,
             self._server,
-            self._shadow_topic,
+            self._shadow_publisher,
             signature,
             self._metrics,
-            self._link.breakers,
+            self._serving.breakers,
         )
-        self._shadows.start()
+        self._shadows.start_thread()
         return InferenceHandler(
             output_topic=topics.predictions,
             codecs=Codecs(
                 ColumnarDecoder(projection("feature_vector.avsc", INPUT_FIELDS), resolve),
                 ColumnarEncoder(text, schema_id),
             ),
-            model=Model(
-                self._server,
-                lambda: self._link.table,
-                config.model.timeout_s,
-                self._link.suspect,
-                self._link.breakers,
-                self._link.samples,
-                lambda: self._watch.current.batching.deadline_ms,
-                self._shadows.offer,
-            ),
+            plane=DataPlane(self._server, self._serving, config.model.timeout_s),
+            shadows=self._shadows,
+            deadline_ms=lambda: self._watch.current.batching.deadline_ms,
             signature=signature,
             metrics=self._metrics,
         )
 
-    def _shadow_topic(self) -> BestEffortTopic:
-        return BestEffortTopic(
+    def _shadow_publisher(self) -> PredictionPublisher:
+        return PredictionPublisher(
             self._settings.kafka,
             self._registry,
             self._pipeline.config.topic_names.predictions_shadow,
             queue_rows=self._settings.shadow.queue_rows,
             dropped=lambda rows: self._metrics.shadow_dropped("delivery", rows),
+            rows_at_once=SLICE_ROWS,
         )
 
     def _make_processor(self, handler: InferenceHandler) -> Processor:
@@ -208,9 +205,19 @@ class Router:
             handler=handler,
             service=SERVICE,
             transactional_id=f"penstock-{SERVICE}-{pipeline}-{self._attempt}",
-            loop=loop_settings(self._settings, self._watch.current),
+            loop=self._loop_settings(self._watch.current),
             metrics=self._loop_metrics,
-            retune=lambda: loop_settings(self._settings, self._watch.config()),
+            retune=lambda: self._loop_settings(self._watch.config()),
+        )
+
+    def _loop_settings(self, config: PipelineConfig) -> LoopSettings:
+        """Return the loop's settings with what pipeline.yaml decides."""
+        settings = self._settings
+        return settings.loop.model_copy(
+            update={
+                **live_settings(config.batching, config.limits),
+                "journal_dir": settings.run_dir / "flights",
+            }
         )
 
     def _beat(self) -> None:

@@ -12,18 +12,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from penstock_routing.states import BUCKETS, buckets
 from penstock_schemas.errors import PenstockError
 
 from penstock_inference.circuit_breaker import BESIDE, CircuitBreakers
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_server import INPUT, ModelServer
-from penstock_inference.pipeline import AnsweredBy, Signature, Vectors, prediction_columns
+from penstock_inference.predictions import AnsweredBy, Signature, Vectors, prediction_columns
+from penstock_inference.publisher import PredictionPublisher
 from penstock_inference.routing import Route, RouteTable
 from penstock_inference.settings import ShadowSettings
 from penstock_inference.tensors import Matrix, Rows, finite_scores
@@ -37,21 +37,6 @@ JOIN_S: Final = 2.0
 WAKE_S: Final = 0.5
 SHADOW_TIMEOUT_S: Final = 2.0
 """Longest deadline of a call to a shadow, seconds."""
-
-
-class ShadowTopic(Protocol):
-    """Where predictions of shadows go; never blocks, never raises."""
-
-    def publish(
-        self,
-        predictions: pa.RecordBatch,
-        keys: Sequence[bytes | None],
-        partitions: npt.NDArray[np.int32],
-    ) -> None:
-        """Queue one prediction per row for the partition of its source record."""
-
-    def close(self) -> None:
-        """Deliver what is queued, within a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +82,10 @@ class Shadows:
     ----------
     settings
         How much is shown, and how much may wait.
-    models
+    server
         The model server.
     connect
-        Makes the topic that the answers go to, once there are some.
+        Makes the publisher of the answers, once there are some.
     signature
         What is put on each prediction.
     metrics
@@ -112,16 +97,16 @@ class Shadows:
     def __init__(
         self,
         settings: ShadowSettings,
-        models: ModelServer,
-        connect: Callable[[], ShadowTopic],
+        server: ModelServer,
+        connect: Callable[[], PredictionPublisher],
         signature: Signature,
         metrics: InferenceMetrics,
         breakers: CircuitBreakers,
     ) -> None:
         self._settings = settings
-        self._models = models
+        self._server = server
         self._connect = connect
-        self._topic: ShadowTopic | None = None
+        self._publisher: PredictionPublisher | None = None
         self._signature = signature
         self._metrics = metrics
         self._breakers = breakers
@@ -132,20 +117,20 @@ class Shadows:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shadows", daemon=True)
 
-    def start(self) -> None:
+    def start_thread(self) -> None:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop_thread(self) -> None:
         """Drop what waits and end the thread."""
         self._stop.set()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(JOIN_S)
-        if self._topic is not None:
-            self._topic.close()
+        if self._publisher is not None:
+            self._publisher.close()
 
-    def offer(self, shown: ShownRows) -> None:
+    def offer_rows(self, shown: ShownRows) -> None:
         """Queue rows for the shadows, or drop them where too many wait; returns at once."""
         with self._lock:
             has_room = self._rows + len(shown) <= self._settings.queue_rows
@@ -157,7 +142,7 @@ class Shadows:
         else:
             self._metrics.shadow_dropped("queue", len(shown))
 
-    def show(self, shown: ShownRows) -> None:
+    def show_rows(self, shown: ShownRows) -> None:
         """Ask every shadow and produce what it answers; called by the thread."""
         part = shown.share(self._settings.percent)
         if not len(part):
@@ -182,7 +167,7 @@ class Shadows:
         if not self._breakers.allow_call(name):
             return None
         try:
-            scores = self._models.infer(route.model, {INPUT: matrix}, SHADOW_TIMEOUT_S)
+            scores = self._server.infer(route.model, {INPUT: matrix}, SHADOW_TIMEOUT_S)
         except PenstockError as exc:
             # Even what would be fatal of a champion is only the end of this try.
             self._breakers.record_failure(name, exc, BESIDE)
@@ -194,9 +179,9 @@ class Shadows:
         by = AnsweredBy((route,))
         now_ms = time.time_ns() // 1_000_000
         columns = prediction_columns(part.vectors, scores, by, self._signature, now_ms)
-        if self._topic is None:
-            self._topic = self._connect()
-        self._topic.publish(columns, part.keys, part.partitions)
+        if self._publisher is None:
+            self._publisher = self._connect()
+        self._publisher.publish(columns, part.keys, part.partitions)
 
     def _taken(self) -> ShownRows | None:
         with self._lock:
@@ -214,7 +199,7 @@ class Shadows:
                 self._wake.wait(WAKE_S)
                 continue
             try:
-                self.show(shown)
+                self.show_rows(shown)
             except Exception:
                 # Without this thread shadows would be blind for ever, and nobody would notice.
                 logger.exception("shadows")

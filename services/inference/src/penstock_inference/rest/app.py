@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
@@ -24,7 +24,7 @@ from penstock_schemas.errors import RetryableError
 from penstock_streaming.timing import Deadline
 
 from penstock_inference.metrics import InferenceFamilies
-from penstock_inference.pipeline import (
+from penstock_inference.predictions import (
     AnsweredBy,
     EventVector,
     Signature,
@@ -45,7 +45,7 @@ from penstock_inference.rest.limits import (
 )
 from penstock_inference.rest.protocol import HEADER_LENGTH
 from penstock_inference.routing import Route
-from penstock_inference.scoring import Scored, Scorer
+from penstock_inference.scoring import Scored
 from penstock_inference.settings import GatewaySettings
 from penstock_inference.tensors import Matrix
 
@@ -55,10 +55,31 @@ JSON_TYPE: Final = "application/json"
 
 
 class Publisher(Protocol):
-    """Takes predictions that were answered; `RestPredictions` in service."""
+    """Takes predictions that were answered; `PredictionPublisher` in service."""
 
-    def publish(self, key: bytes | None, predictions: pa.RecordBatch) -> None:
+    def publish(self, predictions: pa.RecordBatch, keys: Sequence[bytes | None]) -> None:
         """Queue predictions, or drop and count them."""
+
+
+class Scorer(Protocol):
+    """What the gateway needs of a pipeline's models: `RestScorer`; tests give their own."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a model answers."""
+
+    @property
+    def versions(self) -> list[str]:
+        """Versions that may be asked for by number."""
+
+    async def route(self, version: str | None) -> Route | None:
+        """Return the champion, or a version by number; None for a version that is not known."""
+
+    async def score(self, route: Route, matrix: Matrix) -> Scored:
+        """Return the scores of a matrix by one version."""
+
+    async def answer(self, key: bytes | None, matrix: Matrix) -> Scored:
+        """Return the scores of a key's event by the version that the key meets in the stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +118,10 @@ class PipelineService:
             pa.struct({"topic": pa.string(), "partition": pa.int32(), "offset": pa.int64()}),
         )
         vectors = Vectors(pa.array(ids, pa.string()), times, m, origin)
+        by = AnsweredBy((scored.route,))
         self.publisher.publish(
-            None if key is None else key.encode(),
-            prediction_columns(
-                vectors, scored.scores, AnsweredBy((scored.route,)), self.signature, now_ms()
-            ),
+            prediction_columns(vectors, scored.scores, by, self.signature, now_ms()),
+            [None if key is None else key.encode()] * n,
         )
 
 

@@ -20,11 +20,11 @@ from harness.inference import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceFamilies
-from penstock_inference.model_calls import Model
 from penstock_inference.model_server import ServedModel
 from penstock_inference.routing import Route, RouteTable, Share
+from penstock_inference.scoring import DataPlane, ServingState
+from penstock_inference.stream import InferenceHandler
 from penstock_schemas.errors import ModelUnavailable
 from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch
@@ -51,7 +51,10 @@ def messages(old: set[int], **changes: Any) -> MessageBatch:
 def with_deadline(
     handler: InferenceHandler, table: RouteTable = ALONE, deadline_ms: int | None = DEADLINE_MS
 ) -> InferenceHandler:
-    handler.model = Model(handler.model.scorer, lambda: table, 5.0, deadline_ms=lambda: deadline_ms)
+    serving = ServingState("tiny", handler.metrics)
+    serving.swap_table(table)
+    handler.plane = DataPlane(handler.plane.server, serving, 5.0)
+    handler.deadline_ms = lambda: deadline_ms
     return handler
 
 
@@ -72,7 +75,7 @@ def said(handled: HandledBatch) -> list[dict[str, Any]]:
 def test_old_rows_expire_in_their_place_and_the_others_are_answered(
     handler: InferenceHandler, table: RouteTable, old: set[int]
 ) -> None:
-    scorer = handler.model.scorer
+    scorer = handler.plane.server
     assert isinstance(scorer, FakeScorer)
     scorer.calls.clear()
     taken = messages(old)
@@ -149,7 +152,7 @@ def test_bad_rows_are_dead_letters_however_old(
 
 def test_deadline_may_change_while_running(handler: InferenceHandler) -> None:
     limits: list[int | None] = [None, DEADLINE_MS]
-    handler.model = Model(handler.model.scorer, lambda: ALONE, 5.0, deadline_ms=lambda: limits[0])
+    handler.deadline_ms = lambda: limits[0]
     assert said(handle(handler, messages({0})))[0]["outcome"] == "predicted"
     limits.pop(0)
     assert said(handle(handler, messages({0})))[0]["outcome"] == "expired"

@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 from harness.inference import WIDTH, FakeScorer, mean_score
+from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_server import INPUT, Matrix, PendingScores, ServedModel, Tensors
-from penstock_inference.rest_batches import Batches
+from penstock_inference.rest.batching import AdaptiveBatcher
+from penstock_inference.scoring import DataPlane, ServingState
 from penstock_schemas.errors import (
     FatalError,
     ModelRejected,
@@ -19,6 +21,7 @@ from penstock_schemas.errors import (
     PenstockError,
     ShapeMismatch,
 )
+from prometheus_client import CollectorRegistry
 
 MODEL = ServedModel("tiny__1", WIDTH, max_rows=8)
 POISON = 666.0
@@ -64,6 +67,11 @@ def row(value: float, rows: int = 1) -> Matrix:
     return np.full((rows, WIDTH), value, dtype=np.float32)
 
 
+def batcher(server: HeldServer, calls: int) -> AdaptiveBatcher:
+    metrics = InferenceMetrics(InferenceFamilies(CollectorRegistry()), "tiny")
+    return AdaptiveBatcher(DataPlane(server, ServingState("tiny", metrics), 5.0), calls)
+
+
 async def settle() -> None:
     """Let everything run that can."""
     for _ in range(10):
@@ -74,13 +82,15 @@ def run(test: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(test, 10.0))
 
 
-def ask(batches: Batches, *rows: Matrix, timeout_s: float = 5.0) -> list[asyncio.Task[Matrix]]:
+def ask(
+    batches: AdaptiveBatcher, *rows: Matrix, timeout_s: float = 5.0
+) -> list[asyncio.Task[Matrix]]:
     return [asyncio.create_task(batches.scores(MODEL, each, timeout_s)) for each in rows]
 
 
 def test_what_arrives_meanwhile_goes_as_one_call(server: HeldServer) -> None:
     async def test() -> None:
-        batches = Batches(server, calls=2)
+        batches = batcher(server, calls=2)
         callers = ask(batches, *(row(i) for i in range(7)))
         await settle()
         assert server.rows == [1, 1], "a lone caller waits for nobody"
@@ -98,7 +108,7 @@ def test_what_arrives_meanwhile_goes_as_one_call(server: HeldServer) -> None:
 
 def test_call_has_no_more_rows_than_the_model_takes(server: HeldServer) -> None:
     async def test() -> None:
-        batches = Batches(server, calls=1)
+        batches = batcher(server, calls=1)
         callers = ask(batches, row(0), row(1, 5), row(2, 3), row(3, 1), row(4, 20))
         for call in range(4):
             await settle()
@@ -116,7 +126,7 @@ def test_caller_that_goes_away_takes_nobody_with_it(server: HeldServer, gone: in
     """Neither when its call is on its way nor while it waits."""
 
     async def test() -> None:
-        batches = Batches(server, calls=1)
+        batches = batcher(server, calls=1)
         callers = ask(batches, *(row(i) for i in range(7)))
         await settle()
         server.answer(0)
@@ -146,7 +156,7 @@ def test_only_the_caller_at_fault_fails(
     server.error = error
 
     async def test() -> None:
-        batches = Batches(server, calls=1)
+        batches = batcher(server, calls=1)
         (first,) = ask(batches, row(0))
         await settle()
         callers = ask(batches, *(row(POISON if i == guilty else i) for i in range(7)))
@@ -166,7 +176,7 @@ def test_only_the_caller_at_fault_fails(
 
 def test_outage_is_told_to_all_and_the_next_are_served(server: HeldServer) -> None:
     async def test() -> None:
-        batches = Batches(server, calls=1)
+        batches = batcher(server, calls=1)
         callers = ask(batches, row(0), row(1), row(2))
         await settle()
         server.answer(0, ModelUnavailable("away"))
@@ -187,7 +197,7 @@ def test_defect_reaches_every_caller(server: HeldServer, how: Matrix | Exception
     """Nobody is left waiting, whatever goes wrong."""
 
     async def test() -> None:
-        callers = ask(Batches(server, calls=1), row(0), row(1), row(2))
+        callers = ask(batcher(server, calls=1), row(0), row(1), row(2))
         await settle()
         server.answer(0)
         await settle()
@@ -201,7 +211,7 @@ def test_defect_reaches_every_caller(server: HeldServer, how: Matrix | Exception
 
 def test_caller_whose_time_is_over_is_not_asked_for(server: HeldServer) -> None:
     async def test() -> None:
-        batches = Batches(server, calls=1)
+        batches = batcher(server, calls=1)
         (first,) = ask(batches, row(0))
         await settle()
         (late,) = ask(batches, row(1), timeout_s=0.0)
@@ -225,7 +235,7 @@ def test_models_do_not_wait_for_each_other(server: HeldServer) -> None:
     other = ServedModel("tiny__2", WIDTH, max_rows=8)
 
     async def test() -> None:
-        batches = Batches(server, calls=1)
+        batches = batcher(server, calls=1)
         (slow,) = ask(batches, row(1))
         quick = asyncio.create_task(batches.scores(other, row(2), 5.0))
         await settle()

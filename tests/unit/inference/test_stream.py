@@ -1,3 +1,5 @@
+"""TODO."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -14,11 +16,11 @@ from harness.inference import (
     vector,
     version,
 )
-from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceMetrics
-from penstock_inference.model_calls import Model, ModelCalls
 from penstock_inference.model_server import ServedModel
 from penstock_inference.routing import Route
+from penstock_inference.scoring import DataPlane, ServingState
+from penstock_inference.stream import InferenceHandler
 from penstock_inference.tensors import Matrix
 from penstock_schemas.errors import ModelRejected, ModelUnavailable, ShapeMismatch
 from penstock_streaming.checkpoint import check_accounted
@@ -162,7 +164,7 @@ def test_model_that_is_away_makes_no_dead_letter(
     def away(matrix: Matrix) -> Matrix:
         raise make()
 
-    monkeypatch.setattr("penstock_inference.model_calls.ISOLATION_S", 0.0)
+    monkeypatch.setattr("penstock_inference.scoring.ISOLATION_S", 0.0)
     scorer.respond = away
     pending = handler.submit(batch([framed(vector(i)) for i in range(5)]))
     with pytest.raises(ModelUnavailable):
@@ -175,18 +177,17 @@ def test_model_that_no_row_goes_through_is_suspected(
     def dead(matrix: Matrix) -> Matrix:
         raise ModelRejected("the process is not healthy")
 
-    suspected: list[tuple[str, Matrix | None]] = []
-    model = Model(scorer, lambda: None, 5.0, lambda *fact: suspected.append(fact))
-    calls = ModelCalls(model, metrics)
+    serving = ServingState("tiny", metrics)
+    plane = DataPlane(scorer, serving, 5.0)
     route = Route(version(), ServedModel("tiny__1", 3, max_rows=4))
     row = np.array([[0.1, 0.2, 0.3]], dtype=np.float32)
-    calls.ask(route, row)
-    assert suspected == []
+    plane.ask_route(route, row)
+    assert serving.suspects == {}
     scorer.respond = dead
-    monkeypatch.setattr("penstock_inference.model_calls.ISOLATION_S", 0.0)
+    monkeypatch.setattr("penstock_inference.scoring.ISOLATION_S", 0.0)
     with pytest.raises(ModelUnavailable):
-        calls.ask(route, row + 1)
-    ((name, good),) = suspected
+        plane.ask_route(route, row + 1)
+    ((name, good),) = serving.suspects.items()
     assert name == "tiny__1"
     assert good is not None
     assert good.tolist() == row.tolist()
@@ -206,7 +207,7 @@ def test_refused_tensor_is_dead_for_every_row(
 def test_nothing_is_taken_while_no_model_serves(
     handler: InferenceHandler, scorer: FakeScorer
 ) -> None:
-    handler.model = Model(scorer, lambda: None, 5.0)
+    handler.plane.serving.swap_table(None)
     with pytest.raises(ModelUnavailable):
         handler.submit(batch([framed(vector(0))]))
 

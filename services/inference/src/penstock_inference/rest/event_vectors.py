@@ -19,7 +19,7 @@ from penstock_pipelines.loader import LoadedPipeline
 from penstock_schemas.codec import ColumnarDecoder
 from penstock_schemas.errors import FatalError, FeatureStoreUnavailable
 
-from penstock_inference.pipeline import EventVector
+from penstock_inference.predictions import EventVector
 
 
 class EventVectors:

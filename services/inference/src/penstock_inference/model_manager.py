@@ -12,13 +12,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
-from penstock_schemas.errors import PenstockError, RetryableError
+from penstock_pipelines.model import PipelineConfig
+from penstock_registry.client import RegistryClient
+from penstock_routing.topic import RoutingTopic
+from penstock_schemas.errors import ModelUnavailable, PenstockError, RetryableError
 from penstock_schemas.records import ModelVersion, RoutingState
+from penstock_streaming.settings import KafkaSettings
 
-from penstock_inference.circuits import Circuits
-from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_loader import ModelLoader
+from penstock_inference.model_server import ModelServer, ServedModel
 from penstock_inference.routing import (
     Route,
     RouteTable,
@@ -30,96 +34,109 @@ from penstock_inference.routing import (
     shadows,
     variant_of,
 )
-from penstock_inference.tensors import Matrix
-from penstock_inference.trouble_log import TroubleLog
+from penstock_inference.scoring import ServingState
 
 logger = logging.getLogger(__name__)
 
-CHECK_S = 1.0
+CHECK_S: Final = 1.0
 """Time between two looks at the served model, seconds."""
-JOIN_S = 5.0
+JOIN_S: Final = 5.0
 
 Follow = Callable[[threading.Event, Callable[[RoutingState], None]], None]
 """Calls back with each routing state, the present one first, until the event is set."""
 
 
-class ModelLink:
-    """The routes of one pipeline, kept up to date by two threads.
+class ModelManager:
+    """Brings one pipeline's versions and routes to the newest routing state, in two threads.
 
     Parameters
     ----------
     follow
         Reads the routing topic.
-    models
-        What is loaded on the model server.
-    metrics
-        Shows what serves.
+    server
+        The model server.
+    serving_state
+        Is brought to the newest routing state.
+    width, max_rows
+        Number of features of the pipeline, and most rows of a call that it allows.
     clock
         Monotonic seconds.
-
-    Attributes
-    ----------
-    breakers
-        The circuits of the pipeline's models; the champion's is probed by the keeper.
-    samples
-        Rows that went through the champion, where the process notes them.
     """
 
     def __init__(
         self,
         follow: Follow,
-        models: ModelLoader,
-        metrics: InferenceMetrics,
+        server: ModelServer,
+        serving_state: ServingState,
+        *,
+        width: int,
+        max_rows: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._circuits = Circuits(models.probe, models.samples, metrics, clock)
-        self.breakers = self._circuits.breakers
-        self.samples = models.samples
+        self.serving = serving_state
         self._follow = follow
-        self._models = models
-        self._metrics = metrics
+        self._loader = ModelLoader(
+            server,
+            serving_state.samples,
+            serving_state.suspects,
+            width=width,
+            max_rows=max_rows,
+            clock=clock,
+        )
         self._stop = threading.Event()
-        self._wake = threading.Event()
         self._state: RoutingState | None = None
-        self._table: RouteTable | None = None
         self._canaries: list[ModelVersion] = []
         self._is_ready = False
-        self._troubles = TroubleLog()
+        self._log = LogOnce()
         self._threads = [
             threading.Thread(target=self._run_follower, name="routing-topic", daemon=True),
             threading.Thread(target=self._run_keeper, name="model-keeper", daemon=True),
         ]
 
-    @property
-    def table(self) -> RouteTable | None:
-        """Who answers for which keys now; None while nothing serves."""
-        return self._table
+    @classmethod
+    def of_pipeline(
+        cls,
+        config: PipelineConfig,
+        kafka: KafkaSettings,
+        registry: RegistryClient,
+        server: ModelServer,
+        serving_state: ServingState,
+    ) -> ModelManager:
+        """Return the manager of a pipeline's routing topic, not started."""
+        topic = RoutingTopic(kafka, registry, config.topic_names.models, config.pipeline)
+        return cls(
+            topic.follow,
+            server,
+            serving_state,
+            width=len(config.feature_names),
+            max_rows=config.model.max_batch_rows,
+        )
 
     @property
-    def route(self) -> Route | None:
+    def champion(self) -> Route | None:
         """The champion's route now; None while nothing serves."""
-        table = self._table
+        table = self.serving.table
         return None if table is None else table.champion
 
     @property
-    def state(self) -> RoutingState | None:
+    def routing_state(self) -> RoutingState | None:
         """The newest routing state seen."""
         return self._state
 
     @property
     def ready(self) -> bool:
-        """Tell whether the ordered champion answered the last time it was asked."""
-        return self._is_ready and self._table is not None
+        """Whether the ordered champion answered the last time it was asked."""
+        return self._is_ready and self.serving.table is not None
 
-    def start(self) -> None:
-        """Start the threads."""
+    def start_threads(self) -> None:
+        """Follow the routing topic and keep its versions loaded."""
         for thread in self._threads:
             thread.start()
 
-    def stop(self) -> None:
+    def stop_threads(self) -> None:
         """Stop the threads and wait for them a moment."""
         self._stop.set()
-        self._wake.set()
+        self.serving.wake.set()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(JOIN_S)
@@ -132,27 +149,22 @@ class ModelLink:
         ModelUnavailable
             The version is known and not loaded.
         """
-        table = self._table
+        table = self.serving.table
         for route in () if table is None else table.routes:
             if route.version.version == version:
                 return route
         found = named(self._state, version)
         if found is None:
             return None
-        return Route(found, self._models.describe(found), variant_of(found))
+        return Route(found, self._loader.describe(found), variant_of(found))
 
-    def on_state(self, state: RoutingState) -> None:
+    def take_routing_state(self, state: RoutingState) -> None:
         """Take a routing state; an older revision than the known one is ignored."""
         if is_newer(state, self._state):
             self._state = state
-            self._wake.set()
+            self.serving.wake.set()
 
-    def suspect(self, name: str, row: Matrix | None) -> None:
-        """Learn that no row goes through a model; see `ModelLoader.suspect`."""
-        self._models.suspect(name, row)
-        self._wake.set()
-
-    def keep(self) -> None:
+    def reconcile(self) -> None:
         """Bring the routes to the newest state, once; called by the keeper's thread.
 
         Raises
@@ -169,44 +181,55 @@ class ModelLink:
             self._swap(None)
             self._show_canaries([])
             return
-        self._models.heal(wanted)
-        model = self._models.known(wanted)
+        self._loader.heal(wanted)
+        model = self._loader.known(wanted)
         if model is None:
             # While another version is loaded the old one answers; without its own it does not.
             if self._serves(wanted):
                 self._is_ready = False
-                self._circuits.lost(wanted.served_as)
-            model = self._models.load(wanted)
-        self._is_ready = self._circuits.is_closed(model)
+                # Without traffic no call tells the circuit.
+                name = wanted.served_as
+                lost = ModelUnavailable(f"{name} is not ready")
+                self.serving.breakers.record_failure(name, lost)
+            model = self._loader.load(wanted)
+        self._is_ready = self._champion_answers(model)
         loaded = {wanted.served_as: model}
         candidates = [*canaries(state), *shadows(state)]
         for version in candidates:
-            canary = self._models.canary(version, model)
+            canary = self._loader.canary(version, model)
             if canary is not None:
                 loaded[version.served_as] = canary
         self._swap(route_table(state, loaded))
-        self._models.forget_all_but([wanted, *candidates])
+        self._loader.forget_all_but([wanted, *candidates])
         self._show_canaries(candidates)
+
+    def _champion_answers(self, model: ServedModel) -> bool:
+        """Return whether its circuit is closed; sends the probe, aside from the stream, if due."""
+        breakers, name = self.serving.breakers, model.name
+        if not breakers.is_closed(name) and breakers.allow_call(name):
+            error = self._loader.probe(model, self.serving.samples.sample(1, model.width))
+            if error is None:
+                breakers.record_success(name)
+            else:
+                breakers.record_failure(name, error)
+        return breakers.is_closed(name)
 
     def _show_canaries(self, candidates: list[ModelVersion]) -> None:
         """Show and log which canaries take no traffic, and why."""
         for version in {*self._canaries, *candidates}:
-            trouble = self._models.troubles.get(version.served_as, "")
-            self._metrics.canary_out(version, bool(trouble))
-            self._troubles.say(f"canary {version.served_as}", trouble)
+            trouble = self._loader.troubles.get(version.served_as, "")
+            self.serving.metrics.canary_out(version, bool(trouble))
+            self._log.log_trouble(f"canary {version.served_as}", trouble)
         self._canaries = candidates
 
     def _serves(self, version: ModelVersion) -> bool:
-        route = self.route
-        return route is not None and route.version.served_as == version.served_as
+        champion = self.champion
+        return champion is not None and champion.version.served_as == version.served_as
 
     def _swap(self, table: RouteTable | None) -> None:
-        old = self._table
-        if table == old:
+        if table == self.serving.table:
             return
-        self._metrics.serving(table, old)
-        self._table = table
-        self._circuits.follow(table)
+        self.serving.swap_table(table)
         if table is None:
             logger.info("serving nothing")
             return
@@ -219,7 +242,7 @@ class ModelLink:
     def _run_follower(self) -> None:
         while not self._stop.is_set():
             try:
-                self._follow(self._stop, self.on_state)
+                self._follow(self._stop, self.take_routing_state)
             except RetryableError as exc:
                 logger.warning("routing topic: %s", exc)
                 self._stop.wait(exc.retry_after_s)
@@ -231,13 +254,31 @@ class ModelLink:
     def _run_keeper(self) -> None:
         while not self._stop.is_set():
             try:
-                self.keep()
-                self._troubles.say("model", "")
+                self.reconcile()
+                self._log.log_trouble("model", "")
             except PenstockError as exc:
                 self._is_ready = False
-                self._troubles.say("model", str(exc))
+                self._log.log_trouble("model", str(exc))
             except Exception:
                 self._is_ready = False
                 logger.exception("model keeper")
-            self._wake.wait(CHECK_S)
-            self._wake.clear()
+            self.serving.wake.wait(CHECK_S)
+            self.serving.wake.clear()
+
+
+class LogOnce:
+    """Logs a trouble when it begins, changes or ends, not every second. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._troubles: dict[str, str] = {}
+
+    def log_trouble(self, what: str, trouble: str) -> None:
+        """Log a trouble, or with an empty one its end, if that is new."""
+        if trouble == self._troubles.get(what, ""):
+            return
+        if trouble:
+            self._troubles[what] = trouble
+            logger.warning("%s: %s", what, trouble)
+        else:
+            del self._troubles[what]
+            logger.info("%s: no trouble any more", what)

@@ -20,13 +20,11 @@ from harness.inference import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from penstock_inference.answers import CANARY_TIMEOUT_S
-from penstock_inference.circuit_breaker import CircuitBreakers
-from penstock_inference.handler import InferenceHandler
 from penstock_inference.metrics import InferenceFamilies
-from penstock_inference.model_calls import Model
 from penstock_inference.model_server import ServedModel
 from penstock_inference.routing import Route, RouteTable, Share
+from penstock_inference.scoring import CANARY_TIMEOUT_S, DataPlane, ServingState
+from penstock_inference.stream import InferenceHandler
 from penstock_inference.tensors import Matrix
 from penstock_schemas.errors import FatalError, ModelRejected, ModelUnavailable, ShapeMismatch
 from penstock_streaming.checkpoint import check_accounted
@@ -65,8 +63,17 @@ def now() -> list[float]:
 
 @pytest.fixture
 def canaried(handler: InferenceHandler, scorer: FakeScorer, now: list[float]) -> InferenceHandler:
-    handler.model = Model(scorer, lambda: TABLE, 5.0, breakers=CircuitBreakers(lambda: now[0]))
+    serving = ServingState("tiny", handler.metrics, lambda: now[0])
+    serving.swap_table(TABLE)
+    handler.plane = DataPlane(scorer, serving, 5.0)
     return handler
+
+
+def serve(handler: InferenceHandler, table: RouteTable) -> None:
+    """Have the handler start afresh with a table: no circuit is open."""
+    serving = ServingState("tiny", handler.metrics)
+    serving.swap_table(table)
+    handler.plane = DataPlane(handler.plane.server, serving, 5.0)
 
 
 def handle(handler: InferenceHandler, messages: MessageBatch = MESSAGES) -> HandledBatch:
@@ -168,7 +175,7 @@ def test_canary_that_fails_costs_nothing(
     way: str,
     rows: Sequence[int],
 ) -> None:
-    monkeypatch.setattr("penstock_inference.answers.CANARY_ISOLATION_S", 0.0)
+    monkeypatch.setattr("penstock_inference.scoring.CANARY_ISOLATION_S", 0.0)
     scorer.by_model[CANARY] = WAYS_TO_FAIL[way]
     keys = [f"key{row}".encode() for row in rows]
     messages = replace(batch([framed(vector(row)) for row in rows]), keys=keys)
@@ -217,13 +224,13 @@ def test_only_what_the_champion_fails_on_too_is_dead(
         values = [first_value(row) for row in rows]
         return lambda m: np.where(np.isin(m[:, :1], values), np.nan, score(m)).astype(np.float32)
 
-    scorer = handler.model.scorer
+    scorer = handler.plane.server
     assert isinstance(scorer, FakeScorer)
     scorer.by_model = {
         CHAMPION: failing_on(champion, mean_score),
         CANARY: failing_on(canary, canary_score),
     }
-    handler.model = Model(scorer, lambda: TABLE, 5.0)
+    serve(handler, TABLE)
     handled = handle(handler)
     by_canary = set(CANARY_ROWS) - canary
     assert [row for row, _ in handled.dead_letters] == sorted(champion - by_canary)
@@ -242,7 +249,7 @@ def test_champion_that_is_away_pauses_whatever_the_canary_says(
     with pytest.raises(ModelUnavailable):
         canaried.submit(MESSAGES).result(1.0)
     assert fallbacks(families) == 0
-    assert canaried.model.breakers.allow_call(CANARY), "nothing is said about the canary"
+    assert canaried.plane.serving.breakers.allow_call(CANARY), "nothing is said about the canary"
 
 
 def test_canary_that_fails_is_left_alone_for_a_while(
@@ -282,7 +289,7 @@ def test_two_canaries_have_their_own_keys(handler: InferenceHandler, scorer: Fak
     shares = (Share(route("2", "canary"), 0, 3000), Share(route("3", "canary"), 3000, 6000))
     table = RouteTable("tiny", 3, route("1"), shares)
     scorer.by_model["tiny__3"] = failing(ModelUnavailable("away"))
-    handler.model = Model(scorer, lambda: table, 5.0)
+    serve(handler, table)
     which = table.split(MESSAGES.keys)
     assert set(which) == {0, 1, 2}
     check_answers(handle(handler), np.flatnonzero(which == 1).tolist())

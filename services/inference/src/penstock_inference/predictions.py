@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from penstock_pipelines.model import PipelineConfig
 from penstock_streaming.handler import MessageBatch
 
 from penstock_inference.routing import Route, Which
@@ -43,6 +44,14 @@ class Signature:
     pipeline: str
     threshold: float
     attempt: str
+
+    @classmethod
+    def of_pipeline(
+        cls, config: PipelineConfig, threshold: float | None, attempt: str
+    ) -> Signature:
+        """Return the signature with ``threshold`` in place of the pipeline's, where it is given."""
+        in_force = config.threshold if threshold is None else threshold
+        return cls(config.pipeline, in_force, attempt)
 
 
 @dataclass(frozen=True, slots=True)
