@@ -51,6 +51,12 @@ def make_pipeline(addresses: ServiceAddresses, tmp_path: Path) -> Iterator[MakeP
         yield make
 
 
+@pytest.fixture
+def pipeline(make_pipeline: MakePipeline) -> ServedPipeline:
+    """Return a pipeline on what all tests share."""
+    return make_pipeline()
+
+
 @pytest.fixture(scope="module")
 def own_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Return a model server of a module's own, which it may kill or give bad models."""

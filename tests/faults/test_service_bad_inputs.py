@@ -25,12 +25,6 @@ NEIGHBOURS = 40
 BOMB_BYTES = 48 * 1024 * 1024
 
 
-@pytest.fixture
-def pipeline(make_pipeline: MakePipeline) -> ServedPipeline:
-    made: ServedPipeline = make_pipeline()
-    return made
-
-
 def put(pipeline: ServedPipeline, published: Published, becomes: str, message: RawMessage) -> None:
     """Send an odd event and note what it must become."""
     partition = published.events % 2

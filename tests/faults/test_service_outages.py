@@ -37,12 +37,6 @@ IN_FLIGHT = 2
 
 
 @pytest.fixture
-def pipeline(make_pipeline: MakePipeline) -> ServedPipeline:
-    made: ServedPipeline = make_pipeline()
-    return made
-
-
-@pytest.fixture
 def triton(pipeline: ServedPipeline) -> Iterator[OutageProxy]:
     with OutageProxy(pipeline.addresses.triton_grpc) as proxy:
         yield proxy

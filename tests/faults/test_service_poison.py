@@ -63,12 +63,6 @@ class Feed:
             self.published.bad[message.partition() or 0, message.offset() or 0] = "decode"
 
 
-@pytest.fixture
-def pipeline(make_pipeline: MakePipeline) -> ServedPipeline:
-    made: ServedPipeline = make_pipeline()
-    return made
-
-
 @pytest.mark.faults
 @pytest.mark.parametrize("share", [0.01, 0.1])
 def test_some_bad_records_are_dead_letters_and_no_more(

@@ -318,3 +318,6 @@ class WorkerGroup:
                 worker.kill()
                 worker.wait(TIMEOUT_S)
         delete_topics(self.bootstrap, [self.topic, self.out, self.dlq, self.state])
+
+
+MakeGroup = Callable[..., WorkerGroup]

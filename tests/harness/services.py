@@ -90,6 +90,22 @@ def service_settings(
     return {f"PENSTOCK_{service.upper()}_{name}": str(value) for name, value in facts.items()}
 
 
+def inference_settings(
+    addresses: ServiceAddresses, folder: Path, run_dir: Path, **settings: object
+) -> dict[str, str]:
+    """Return what inference is told for one pipeline, with a session of 6 s."""
+    return service_settings(
+        "inference",
+        kafka=addresses.kafka,
+        registry=addresses.registry,
+        pipelines=[folder],
+        run_dir=run_dir,
+        TRITON__GRPC_URL=addresses.triton_grpc,
+        LOOP__SESSION_TIMEOUT_S=6,
+        **settings,
+    )
+
+
 class ServiceProcess(subprocess.Popen[bytes]):
     """A service as users run it: ``python -m penstock_<service>``, in a session of its own.
 
@@ -170,15 +186,7 @@ class BareRouter:
 
         metrics = self.run_dir / METRICS
         metrics.mkdir(parents=True, exist_ok=True)
-        settings = service_settings(
-            "inference",
-            kafka=self.addresses.kafka,
-            registry=self.addresses.registry,
-            pipelines=[self.folder],
-            run_dir=self.run_dir,
-            TRITON__GRPC_URL=self.addresses.triton_grpc,
-            LOOP__SESSION_TIMEOUT_S=6,
-        )
+        settings = inference_settings(self.addresses, self.folder, self.run_dir)
         environment = {
             **os.environ,
             **settings,
@@ -451,18 +459,14 @@ class ServeService:
         return len(live_replicas(self.run_dir)[0])
 
     def _settings(self, endpoints: Endpoints) -> dict[str, str]:
-        settings = service_settings(
-            "inference",
-            kafka=self.addresses.kafka,
-            registry=self.addresses.registry,
-            pipelines=[self.folder],
-            run_dir=self.run_dir,
-            TRITON__GRPC_URL=self.addresses.triton_grpc,
+        settings = inference_settings(
+            self.addresses,
+            self.folder,
+            self.run_dir,
             FEAST_DIR=self.root / "feast",
             RAY_ADDRESS=endpoints.address("RAY_GCS"),
             GATEWAY_PORT=endpoints.port("GATEWAY"),
             METRICS_PORT=endpoints.port("INFERENCE"),
-            LOOP__SESSION_TIMEOUT_S=6,
         )
         return {**settings, **self.extra}
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 from harness.kafka import delete_records
-from harness.loop import TIMEOUT_S, WorkerGroup
+from harness.loop import TIMEOUT_S, MakeGroup, WorkerGroup
 from harness.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def group(kafka_bootstrap: str) -> Iterator[WorkerGroup]:
+def group(make_group: MakeGroup) -> WorkerGroup:
     """Return a group of one partition."""
-    made = WorkerGroup(kafka_bootstrap, partitions=1)
-    yield made
-    made.close()
+    return make_group(partitions=1)
 
 
 def stopped(worker: subprocess.Popen[bytes]) -> int:

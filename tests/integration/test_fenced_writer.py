@@ -31,11 +31,6 @@ def topics(kafka_bootstrap: str) -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def kafka(kafka_bootstrap: str) -> KafkaSettings:
-    return KafkaSettings(bootstrap_servers=kafka_bootstrap)
-
-
-@pytest.fixture
 def make(kafka: KafkaSettings, topics: list[str]) -> Iterator[Callable[[], FencedWriter]]:
     """Return a maker of writers; each has the same transactional id."""
     made: list[FencedWriter] = []

@@ -14,7 +14,7 @@ import pytest
 from harness.copy_worker import CAN_STOP
 from harness.loop import WorkerGroup
 from harness.stack import Cluster
-from harness.waiting import Background, background_calls, eventually, holds_for
+from harness.waiting import Background, eventually, holds_for
 from penstock_streaming.timing import Deadline
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(420)]
@@ -39,12 +39,6 @@ def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("churn") / "kafka"
     with Cluster(folder, properties=SESSIONS) as cluster:
         yield cluster.bootstrap
-
-
-@pytest.fixture
-def in_background() -> Iterator[Background]:
-    with background_calls() as start:
-        yield start
 
 
 @dataclass

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 from confluent_kafka import Producer
-from harness.loop import WorkerGroup
+from harness.loop import MakeGroup, WorkerGroup
 from harness.waiting import eventually
 from penstock_streaming.handler import HandledBatch, MessageBatch, StatelessHandler
 from penstock_streaming.metrics import LoopMetrics
@@ -63,10 +63,8 @@ class Dropped(StatelessHandler):
 
 
 @pytest.fixture
-def group(kafka_bootstrap: str) -> Iterator[WorkerGroup]:
-    made = WorkerGroup(kafka_bootstrap, partitions=2)
-    yield made
-    made.close()
+def group(make_group: MakeGroup) -> WorkerGroup:
+    return make_group(partitions=2)
 
 
 @pytest.fixture

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness.kills import LOOP_KILLS
-from harness.loop import WorkerGroup
+from harness.loop import MakeGroup
 from harness.waiting import eventually
 from penstock_schemas import headers
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 EVENTS = 3_000
-MakeGroup = Callable[[], WorkerGroup]
 LEAVES_ABORTED_OUTPUTS = {"mid_produce", "after_flush", "after_offsets"}
 """Places where outputs have reached the broker for certain and cannot be committed."""
-
-
-@pytest.fixture
-def make_group(kafka_bootstrap: str) -> Iterator[MakeGroup]:
-    """Return a maker of groups that are cleaned up."""
-    made: list[WorkerGroup] = []
-
-    def make() -> WorkerGroup:
-        made.append(WorkerGroup(kafka_bootstrap))
-        return made[-1]
-
-    yield make
-    for group in made:
-        group.close()
 
 
 @pytest.mark.faults

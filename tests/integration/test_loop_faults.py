@@ -111,13 +111,6 @@ MakeRunner = Callable[..., Runner]
 
 
 @pytest.fixture
-def group(kafka_bootstrap: str) -> Iterator[WorkerGroup]:
-    made = WorkerGroup(kafka_bootstrap)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def run(group: WorkerGroup) -> Iterator[MakeRunner]:
     made: list[Runner] = []
 

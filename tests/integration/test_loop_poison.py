@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,6 @@ from penstock_schemas import headers
 from penstock_streaming.poison import POISON_DEATHS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
-
-
-@pytest.fixture
-def group(kafka_bootstrap: str) -> Iterator[WorkerGroup]:
-    made = WorkerGroup(kafka_bootstrap)
-    yield made
-    made.close()
 
 
 def test_a_record_that_keeps_killing_its_worker_is_poison(

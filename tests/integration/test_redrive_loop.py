@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import NewTopic
 from harness.kafka import own_topics
-from harness.loop import ANY_TIME, WorkerGroup
+from harness.loop import ANY_TIME, MakeGroup, WorkerGroup
 from harness.replay import run_penstock
 from harness.waiting import eventually
 
@@ -17,12 +17,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
-def group(kafka_bootstrap: str) -> Iterator[WorkerGroup]:
-    made = WorkerGroup(kafka_bootstrap)
+def group(kafka_bootstrap: str, make_group: MakeGroup) -> Iterator[WorkerGroup]:
+    made = make_group()
     parked = f"{made.topic}.parked"
     with own_topics(kafka_bootstrap, [NewTopic(parked, 3, 1, config=ANY_TIME)]):
         yield made
-        made.close()
 
 
 @pytest.mark.faults

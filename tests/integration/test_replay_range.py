@@ -25,104 +25,97 @@ pytestmark = pytest.mark.integration
 SIGKILLED = -9
 
 
-@pytest.fixture
-def pipeline(kafka_bootstrap: str, registry_url: str, tmp_path: Path) -> Iterator[ReplayedPipeline]:
-    pipeline = ReplayedPipeline(kafka_bootstrap, registry_url, tmp_path)
-    yield pipeline
-    pipeline.close()
-
-
 class TestInPlace:
-    def test_time_and_key_select_exactly_and_copies_are_true(self, pipeline) -> None:
-        events = pipeline.send(90)
+    def test_time_and_key_select_exactly_and_copies_are_true(self, replayed) -> None:
+        events = replayed.send(90)
         since, until = MS + 20_000, MS + 70_000
         wanted = [
             m
             for m in events
             if since <= m.timestamp()[1] < until and m.key() in (b"key-1", b"key-4")
         ]
-        command = ["replay", pipeline.topics.events, "--from", since, "--to", until]
+        command = ["replay", replayed.topics.events, "--from", since, "--to", until]
         command += ["--key", "key-1", "--key", "key-4"]
-        dry = pipeline.penstock(*command, "--dry-run")
+        dry = replayed.penstock(*command, "--dry-run")
         per_partition = Counter(m.partition() for m in wanted)
         assert {p["partition"]: p["selected"] for p in dry["partitions"]} == per_partition
-        assert len(pipeline.read(pipeline.topics.events)) == 90
-        assert pipeline.audited(pipeline.topics.events) == []
+        assert len(replayed.read(replayed.topics.events)) == 90
+        assert replayed.audited(replayed.topics.events) == []
 
-        done = pipeline.penstock(*command)
+        done = replayed.penstock(*command)
         assert done["counts"]["selected"] == len(wanted)
-        found = copies(pipeline, pipeline.topics.events, events)
+        found = copies(replayed, replayed.topics.events, events)
         assert Counter(map(content, found)) == Counter(map(as_replayed, wanted))
         # In each partition they lie in the order of their originals.
         for partition in range(PARTITIONS):
             mine = [content(m)[2] for m in found if m.partition() == partition]
             assert mine == [content(m)[2] for m in wanted if m.partition() == partition]
 
-    def test_done_is_refused_and_again_takes_no_copies(self, pipeline) -> None:
-        events = pipeline.send(12)
-        command = ("replay", pipeline.topics.events, "--from", "start", "--to", "end")
-        pipeline.penstock(*command)
-        refused = pipeline.penstock(*command, expect=4)
+    def test_done_is_refused_and_again_takes_no_copies(self, replayed) -> None:
+        events = replayed.send(12)
+        command = ("replay", replayed.topics.events, "--from", "start", "--to", "end")
+        replayed.penstock(*command)
+        refused = replayed.penstock(*command, expect=4)
         assert "--again" in refused["stderr"]
-        again = pipeline.penstock(*command, "--again")
+        again = replayed.penstock(*command, "--again")
         assert again["counts"] == {"selected": 12, "copy": 12}
-        found = copies(pipeline, pipeline.topics.events, events)
+        found = copies(replayed, replayed.topics.events, events)
         assert Counter(map(content, found)) == Counter([*map(as_replayed, events)] * 2)
-        outcomes = [e.outcome for e in pipeline.audited(pipeline.topics.events) if e.phase == "end"]
+        outcomes = [e.outcome for e in replayed.audited(replayed.topics.events) if e.phase == "end"]
         assert outcomes == ["succeeded", "succeeded"]
 
-    def test_only_events_topics_are_replayed_in_place(self, pipeline) -> None:
-        pipeline.send(3, topic=pipeline.topics.features)
+    def test_only_events_topics_are_replayed_in_place(self, replayed) -> None:
+        replayed.send(3, topic=replayed.topics.features)
         ends = ("--from", "start", "--to", "end")
-        refused = pipeline.penstock("replay", pipeline.topics.features, *ends, expect=4)
+        refused = replayed.penstock("replay", replayed.topics.features, *ends, expect=4)
         assert "--to-topic" in refused["stderr"]
-        target = ("--to-topic", pipeline.topics.features)
-        refused = pipeline.penstock("replay", pipeline.topics.events, *ends, *target, expect=4)
+        target = ("--to-topic", replayed.topics.features)
+        refused = replayed.penstock("replay", replayed.topics.events, *ends, *target, expect=4)
         assert "is a topic of a pipeline" in refused["stderr"]
-        assert len(pipeline.read(pipeline.topics.features)) == 3
+        assert len(replayed.read(replayed.topics.features)) == 3
 
-    def test_what_retention_has_passed_is_refused(self, pipeline) -> None:
-        pipeline.send(30)
-        delete_records(pipeline.bootstrap, pipeline.topics.events, 0, before=5)
+    def test_what_retention_has_passed_is_refused(self, replayed) -> None:
+        replayed.send(30)
+        delete_records(replayed.bootstrap, replayed.topics.events, 0, before=5)
         for since in ("@2", str(MS)):
-            command = ("replay", pipeline.topics.events, "--from", since, "--to", "end")
-            assert "retention" in pipeline.penstock(*command, expect=4)["stderr"]
-        command = ("replay", pipeline.topics.events, "--from", "start", "--to", "end")
-        assert pipeline.penstock(*command)["counts"] == {"selected": 25}
+            command = ("replay", replayed.topics.events, "--from", since, "--to", "end")
+            assert "retention" in replayed.penstock(*command, expect=4)["stderr"]
+        command = ("replay", replayed.topics.events, "--from", "start", "--to", "end")
+        assert replayed.penstock(*command)["counts"] == {"selected": 25}
 
 
 class TestIsolated:
-    def test_copies_go_to_a_topic_of_their_own_at_the_rate(self, pipeline) -> None:
-        events = pipeline.send(400)
-        target = f"{pipeline.name}.isolated"
-        pipeline.made.add(target)
+    def test_copies_go_to_a_topic_of_their_own_at_the_rate(self, replayed) -> None:
+        events = replayed.send(400)
+        target = f"{replayed.name}.isolated"
+        replayed.made.add(target)
         begun = time.monotonic()
-        done = pipeline.penstock(
-            *("replay", pipeline.topics.events, "--from", "@0", "--to", "@100"),
+        done = replayed.penstock(
+            *("replay", replayed.topics.events, "--from", "@0", "--to", "@100"),
             *("--to-topic", target, "--rate", "50"),
         )
         elapsed_s = time.monotonic() - begun
         assert done["counts"] == {"selected": 300}
-        found = pipeline.read(target)
+        found = replayed.read(target)
         wanted = [m for m in events if (m.offset() or 0) < 100]
         assert Counter(map(content, found)) == Counter(map(as_replayed, wanted))
-        assert len(pipeline.read(pipeline.topics.events)) == 400
-        begin, *_, end = pipeline.audited(pipeline.topics.events)
+        assert len(replayed.read(replayed.topics.events)) == 400
+        begin, *_, end = replayed.audited(replayed.topics.events)
         assert (begin.phase, end.phase) == ("begin", "end")
         rate = 300 / ((end.at - begin.at) / 1000)
         assert rate == pytest.approx(50, rel=0.1)
         assert elapsed_s > 5.4
 
-    def test_traffic_after_the_start_is_not_taken(self, pipeline) -> None:
-        events = pipeline.send(60)
-        target = f"{pipeline.name}.isolated"
-        pipeline.made.add(target)
-        command = ["replay", pipeline.topics.events, "--from", "start", "--to", "end"]
+    def test_traffic_after_the_start_is_not_taken(self, replayed) -> None:
+        events = replayed.send(60)
+        target = f"{replayed.name}.isolated"
+        replayed.made.add(target)
+        command = ["replay", replayed.topics.events, "--from", "start", "--to", "end"]
         command += ["--to-topic", target, "--rate", "30"]
-        pipeline.penstock(*command, expect=SIGKILLED, fail_point="mid_copy:20")
-        pipeline.send(60, first=60)
-        pipeline.penstock(*command)
-        assert Counter(map(content, pipeline.read(target))) == Counter(map(as_replayed, events))
+        replayed.penstock(*command, expect=SIGKILLED, fail_point="mid_copy:20")
+        replayed.send(60, first=60)
+        replayed.penstock(*command)
+        assert Counter(map(content, replayed.read(target))) == Counter(map(as_replayed, events))
 
     @pytest.mark.faults
     @pytest.mark.parametrize(
@@ -133,93 +126,93 @@ class TestIsolated:
         ],
         ids="-".join,
     )
-    def test_killed_again_and_again_it_copies_each_once(self, pipeline, points) -> None:
-        events = pipeline.send(300)
-        target = f"{pipeline.name}.isolated"
-        pipeline.made.add(target)
-        command = ["replay", pipeline.topics.events, "--from", "start", "--to", "end"]
+    def test_killed_again_and_again_it_copies_each_once(self, replayed, points) -> None:
+        events = replayed.send(300)
+        target = f"{replayed.name}.isolated"
+        replayed.made.add(target)
+        command = ["replay", replayed.topics.events, "--from", "start", "--to", "end"]
         command += ["--to-topic", target, "--rate", "60"]
         for point in points:
-            pipeline.penstock(*command, expect=SIGKILLED, fail_point=point)
-        done = pipeline.penstock(*command[:-2])
+            replayed.penstock(*command, expect=SIGKILLED, fail_point=point)
+        done = replayed.penstock(*command[:-2])
         assert done["resumed"] is True
         assert done["counts"] == {"selected": 300}
-        assert Counter(map(content, pipeline.read(target))) == Counter(map(as_replayed, events))
+        assert Counter(map(content, replayed.read(target))) == Counter(map(as_replayed, events))
         # The kills have left something behind, or they have not bitten.
-        assert len(pipeline.read(target, "read_uncommitted")) > 300
-        begins = [e for e in pipeline.audited(pipeline.topics.events) if e.phase == "begin"]
+        assert len(replayed.read(target, "read_uncommitted")) > 300
+        begins = [e for e in replayed.audited(replayed.topics.events) if e.phase == "begin"]
         assert len(begins) == 1
 
 
 class TestOffsets:
     @pytest.fixture
-    def group(self, pipeline) -> Iterator[str]:
-        group = f"penstock-ingest-{pipeline.name}"
-        with Consumer({"bootstrap.servers": pipeline.bootstrap, "group.id": group}) as consumer:
-            events = pipeline.topics.events
+    def group(self, replayed) -> Iterator[str]:
+        group = f"penstock-ingest-{replayed.name}"
+        with Consumer({"bootstrap.servers": replayed.bootstrap, "group.id": group}) as consumer:
+            events = replayed.topics.events
             consumer.commit(
                 offsets=[TopicPartition(events, p, 7) for p in range(PARTITIONS)],
                 asynchronous=False,
             )
         yield group
-        admin = AdminClient({"bootstrap.servers": pipeline.bootstrap})
+        admin = AdminClient({"bootstrap.servers": replayed.bootstrap})
         for future in admin.delete_consumer_groups([group]).values():
             future.exception(TIMEOUT_S)
 
-    def committed(self, pipeline: ReplayedPipeline, group: str) -> dict[int, int]:
-        rows = pipeline.penstock("offsets", "show", "--group", group)["offsets"]
+    def committed(self, replayed: ReplayedPipeline, group: str) -> dict[int, int]:
+        rows = replayed.penstock("offsets", "show", "--group", group)["offsets"]
         return {row["partition"]: row["committed"] for row in rows}
 
-    def test_show_by_pipeline_and_seek_in_every_way(self, pipeline, group, tmp_path: Path) -> None:
-        pipeline.send(30)
-        rows = pipeline.penstock("offsets", "show", "--group", pipeline.name)["offsets"]
+    def test_show_by_pipeline_and_seek_in_every_way(self, replayed, group, tmp_path: Path) -> None:
+        replayed.send(30)
+        rows = replayed.penstock("offsets", "show", "--group", replayed.name)["offsets"]
         assert [(r["group"], r["committed"], r["end"], r["lag"]) for r in rows] == [
             (group, 7, 10, 3)
         ] * PARTITIONS
 
         seek = ("offsets", "seek", "--group", group)
-        dry = pipeline.penstock(*seek, "--to", "end")
+        dry = replayed.penstock(*seek, "--to", "end")
         assert dry["dry_run"] is True
-        assert self.committed(pipeline, group) == {0: 7, 1: 7, 2: 7}
-        pipeline.penstock(*seek, "--to", "end", "--yes")
-        assert self.committed(pipeline, group) == {0: 10, 1: 10, 2: 10}
+        assert self.committed(replayed, group) == {0: 7, 1: 7, 2: 7}
+        replayed.penstock(*seek, "--to", "end", "--yes")
+        assert self.committed(replayed, group) == {0: 10, 1: 10, 2: 10}
 
-        refused = pipeline.penstock(*seek, "--to", "start", "--yes", expect=4)
+        refused = replayed.penstock(*seek, "--to", "start", "--yes", expect=4)
         assert "--accept-duplicates" in refused["stderr"]
-        pipeline.penstock(*seek, "--to", MS + 15_000, "--yes", "--accept-duplicates")
-        assert self.committed(pipeline, group) == {0: 5, 1: 5, 2: 5}
+        replayed.penstock(*seek, "--to", MS + 15_000, "--yes", "--accept-duplicates")
+        assert self.committed(replayed, group) == {0: 5, 1: 5, 2: 5}
         file = tmp_path / "offsets"
-        file.write_text(f"# by hand\n{pipeline.topics.events} 1 9\n")
-        pipeline.penstock(*seek, "--file", file, "--yes")
-        assert self.committed(pipeline, group) == {0: 5, 1: 9, 2: 5}
-        begin, end = pipeline.audited(group)[-2:]
+        file.write_text(f"# by hand\n{replayed.topics.events} 1 9\n")
+        replayed.penstock(*seek, "--file", file, "--yes")
+        assert self.committed(replayed, group) == {0: 5, 1: 9, 2: 5}
+        begin, end = replayed.audited(group)[-2:]
         assert (begin.phase, end.outcome) == ("begin", "succeeded")
-        assert begin.arguments["before"] == f"{pipeline.topics.events} 1 5\n"
+        assert begin.arguments["before"] == f"{replayed.topics.events} 1 5\n"
 
-    def test_wrong_offsets_are_named(self, pipeline, group, tmp_path: Path) -> None:
-        pipeline.send(30)
+    def test_wrong_offsets_are_named(self, replayed, group, tmp_path: Path) -> None:
+        replayed.send(30)
         file = tmp_path / "offsets"
         seek = ("offsets", "seek", "--group", group, "--file", file)
-        file.write_text(f"{pipeline.topics.events} 0 11\n")
-        assert "it has 0 to 10" in pipeline.penstock(*seek, "--yes", expect=1)["stderr"]
-        file.write_text(f"{pipeline.topics.events} 0\n")
-        boxed = pipeline.penstock(*seek, expect=2)["stderr"].replace("│", " ")
+        file.write_text(f"{replayed.topics.events} 0 11\n")
+        assert "it has 0 to 10" in replayed.penstock(*seek, "--yes", expect=1)["stderr"]
+        file.write_text(f"{replayed.topics.events} 0\n")
+        boxed = replayed.penstock(*seek, expect=2)["stderr"].replace("│", " ")
         assert "line 1:" in " ".join(boxed.split())
 
-    def test_a_group_with_members_is_left_alone(self, pipeline, group) -> None:
-        pipeline.send(30)
-        with Consumer({"bootstrap.servers": pipeline.bootstrap, "group.id": group}) as consumer:
-            consumer.subscribe([pipeline.topics.events])
+    def test_a_group_with_members_is_left_alone(self, replayed, group) -> None:
+        replayed.send(30)
+        with Consumer({"bootstrap.servers": replayed.bootstrap, "group.id": group}) as consumer:
+            consumer.subscribe([replayed.topics.events])
             assert consumer.poll(TIMEOUT_S) is not None
-            refused = pipeline.penstock(
+            refused = replayed.penstock(
                 "offsets", "seek", "--group", group, "--to", "end", "--yes", expect=4
             )
             assert "has 1 members" in refused["stderr"]
 
 
-def test_an_absent_broker_is_exit_code_3_and_named(pipeline) -> None:
+def test_an_absent_broker_is_exit_code_3_and_named(replayed) -> None:
     away = ReplayedPipeline.__new__(ReplayedPipeline)
-    away.__dict__.update(pipeline.__dict__, bootstrap="127.0.0.1:9")
-    answer = away.penstock("dlq", "ls", pipeline.name, expect=3)
+    away.__dict__.update(replayed.__dict__, bootstrap="127.0.0.1:9")
+    answer = away.penstock("dlq", "ls", replayed.name, expect=3)
     assert "127.0.0.1:9" in answer["stderr"]
     assert "--bootstrap-servers" in answer["stderr"]

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 from harness.kafka import own_topics
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.client import RegistryClient
 from penstock_retrain_trigger.retrain_log import RetrainLog
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import BrokerUnavailable, FencedError, RecordError
@@ -29,11 +29,6 @@ def topic(kafka_bootstrap: str) -> Iterator[str]:
     name = f"retrain-{uuid.uuid4().hex[:8]}"
     with own_topics(kafka_bootstrap, [NewTopic(name, 1, 1)]):
         yield name
-
-
-@pytest.fixture
-def registry(registry_url: str) -> RegistryClient:
-    return RegistryClient(RegistrySettings(url=registry_url))
 
 
 @pytest.fixture

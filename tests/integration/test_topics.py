@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from harness.kafka import delete_topics
-from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_schemas.errors import BrokerUnavailable, SchemaError, SchemaIncompatible
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import PipelineTopics, Topic
@@ -25,16 +24,6 @@ def event_schema(*fields: Any) -> str:
 
 
 EVENT = event_schema({"name": "id", "type": "string"}, {"name": "x", "type": "int"})
-
-
-@pytest.fixture
-def kafka(kafka_bootstrap: str) -> KafkaSettings:
-    return KafkaSettings(bootstrap_servers=kafka_bootstrap)
-
-
-@pytest.fixture
-def registry(registry_url: str) -> RegistryClient:
-    return RegistryClient(RegistrySettings(url=registry_url))
 
 
 @pytest.fixture
