@@ -21,10 +21,10 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 def test_requests_are_counted_by_state_and_class_of_reason(registry: CollectorRegistry) -> None:
     metrics = TriggerMetrics(TriggerFamilies(registry), "p")
     asked = RetrainEvent.request("r1", "p", 0, "drift", reason="error: rose")
-    metrics.event(asked)
-    metrics.event(asked.followed_by("accepted", 1))
-    metrics.event(asked.followed_by("resubmitted", 2, reason="submission 2 of 3: lost"))
-    metrics.event(asked.followed_by("suppressed", 1, reason="cooldown: 5 s left of 10 s"))
+    metrics.count_event(asked)
+    metrics.count_event(asked.followed_by("accepted", 1))
+    metrics.count_event(asked.followed_by("resubmitted", 2, reason="submission 2 of 3: lost"))
+    metrics.count_event(asked.followed_by("suppressed", 1, reason="cooldown: 5 s left of 10 s"))
     assert value(registry, "requests_total", state="requested", reason="") == 1
     assert value(registry, "requests_total", state="accepted", reason="") == 1
     assert value(registry, "requests_total", state="suppressed", reason="cooldown") == 1
@@ -33,7 +33,7 @@ def test_requests_are_counted_by_state_and_class_of_reason(registry: CollectorRe
 
 def test_gauges_follow_the_ledger(registry: CollectorRegistry) -> None:
     ledger = Ledger()
-    TriggerMetrics(TriggerFamilies(registry), "p").watch(ledger)
+    TriggerMetrics(TriggerFamilies(registry), "p").observe_ledger(ledger)
     assert value(registry, "in_flight") == 0
     assert math.isnan(value(registry, "since_accepted_seconds") or 0.0)
     asked = RetrainEvent.request("r1", "p", 0, "drift")

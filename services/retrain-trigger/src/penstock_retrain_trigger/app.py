@@ -17,14 +17,10 @@ from penstock_service.health import serve_health
 from penstock_streaming.timing import Deadline, Outage
 from prometheus_client import CollectorRegistry, generate_latest
 
-from penstock_retrain_trigger.agents import Controlled, make_app
-from penstock_retrain_trigger.decisions import Decisions
-from penstock_retrain_trigger.faust_app import ControlApp
-from penstock_retrain_trigger.job_watch import JobWatch
-from penstock_retrain_trigger.launcher import RayJobs
-from penstock_retrain_trigger.library_logs import quieten
+from penstock_retrain_trigger.faust_app import ControlApp, make_app, quieten
+from penstock_retrain_trigger.jobs import JobWatch, RayJobs
+from penstock_retrain_trigger.log import Decisions, RetrainLog
 from penstock_retrain_trigger.metrics import TriggerFamilies, TriggerMetrics
-from penstock_retrain_trigger.retrain_log import RetrainLog
 from penstock_retrain_trigger.settings import TriggerSettings
 
 LOG = logging.getLogger(__name__)
@@ -53,7 +49,7 @@ class Service:
 
     @property
     def is_live(self) -> bool:
-        """Tell whether the event loop turns."""
+        """Whether the event loop has turned lately."""
         silence_s = time.monotonic() - self._beat
         return self.error is None and silence_s < self._settings.stuck_after_s
 
@@ -74,9 +70,9 @@ class Service:
         jobs = RayJobs(settings.ray_jobs_url, settings.ray_auth_token_path, settings.ray_timeout_s)
         registry = RegistryClient(settings.registry)
         families = TriggerFamilies(self.metrics)
-        controlled = [self._control(p, registry, jobs, families) for p in self._pipelines]
+        watches = [self._watch(p, registry, jobs, families) for p in self._pipelines]
         beating = asyncio.create_task(self._keep_beating())
-        work = asyncio.create_task(self._work(controlled))
+        work = asyncio.create_task(self._work(watches))
         try:
             await self._stop.wait()
         finally:
@@ -84,44 +80,43 @@ class Service:
             work.cancel()
             with suppress(asyncio.CancelledError, asyncio.TimeoutError):
                 await asyncio.wait_for(work, _STOP_S)
-            await asyncio.gather(*(c.decisions.close() for c in controlled), jobs.close())
+            await asyncio.gather(*(watch.decisions.close() for watch in watches), jobs.close())
             beating.cancel()
 
-    def _control(
+    def _watch(
         self,
         loaded: LoadedPipeline,
         registry: RegistryClient,
         jobs: RayJobs,
         families: TriggerFamilies,
-    ) -> Controlled:
+    ) -> JobWatch:
         config, settings = loaded.config, self._settings
         topic = config.topic_names.retrain
         metrics = TriggerMetrics(families, config.pipeline)
         log = RetrainLog(settings.kafka, registry, topic, config.pipeline, settings.write_timeout_s)
         decisions = Decisions(log, config.retrain, metrics)
-        watch = JobWatch(settings, loaded.folder, decisions, jobs, metrics)
-        return Controlled(config.pipeline, topic, decisions, watch)
+        return JobWatch(settings, loaded.folder, decisions, jobs, metrics)
 
-    async def _work(self, controlled: Sequence[Controlled]) -> None:
+    async def _work(self, watches: Sequence[JobWatch]) -> None:
         """Fold the topics, then let the agents work; never returns by itself."""
         try:
-            for one in controlled:
-                await self._open(one)
-            app = make_app(self._settings, controlled, self.fail)
+            for watch in watches:
+                await self._open(watch.decisions)
+            app = make_app(self._settings, watches, self.fail)
             try:
                 await app.start()
-                await self._follow(app, {one.topic for one in controlled})
+                await self._follow(app, {watch.decisions.topic for watch in watches})
             finally:
                 await app.stop()
         except Exception as exc:
             self.fail(exc)
 
-    async def _open(self, one: Controlled) -> None:
+    async def _open(self, decisions: Decisions) -> None:
         deadline = Deadline(self._settings.start_timeout_s)
         outage = Outage(_LONGEST_WAIT_S)
         while True:
             try:
-                return await one.decisions.open()
+                return await decisions.open()
             except RetryableError as exc:
                 if deadline.expired:
                     raise FatalError(f"gave up waiting at the start: {exc}") from exc

@@ -34,19 +34,19 @@ class TriggerMetrics:
         self._pipeline = pipeline
         self.unreadable = families.unreadable.labels(pipeline)
 
-    def watch(self, ledger: Ledger) -> None:
+    def observe_ledger(self, ledger: Ledger) -> None:
         """Let the gauges follow a ledger."""
         in_flight = self._families.in_flight.labels(self._pipeline)
         in_flight.set_function(lambda: float(len(ledger.in_flight())))
         since = self._families.since_accepted.labels(self._pipeline)
         since.set_function(lambda: _seconds_since(last_accepted_ms(ledger)))
 
-    def event(self, event: RetrainEvent) -> None:
+    def count_event(self, event: RetrainEvent) -> None:
         """Count an event that is new."""
         rule = event.reason.partition(":")[0] if event.state == SUPPRESSED else ""
         self._families.requests.labels(self._pipeline, event.state, rule).inc()
 
-    def submission(self, outcome: str) -> None:
+    def count_submission(self, outcome: str) -> None:
         """Count a submission to Ray: new, known or unavailable."""
         self._families.submissions.labels(self._pipeline, outcome).inc()
 

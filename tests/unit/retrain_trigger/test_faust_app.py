@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from penstock_retrain_trigger.library_logs import logger_and_message
+from penstock_retrain_trigger.faust_app import logger_and_message
 from penstock_streaming.settings import OncePerWindow
 
 
@@ -25,7 +25,7 @@ def test_repeated_line_of_a_library_passes_once_per_window() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        record("penstock_retrain_trigger.decisions", "request is %s", "accepted"),
+        record("penstock_retrain_trigger.log", "request is %s", "accepted"),
         record("aiokafka", "lost %s", 1, level=logging.CRITICAL),
     ],
 )
