@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from penstock_pipelines.lifecycle import Retrain
+from penstock_pipelines.model import Retrain
 from penstock_retrain_trigger.jobs import JobsUnavailable, JobWatch, RayJobs, job_request
 from penstock_retrain_trigger.log import Decisions
 from penstock_retrain_trigger.metrics import TriggerFamilies, TriggerMetrics

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeVar
 
-from penstock_pipelines.lifecycle import Retrain
+from penstock_pipelines.model import Retrain
 from penstock_registry.client import RegistryClient
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.errors import BrokerUnavailable, RecordError, RuleViolation
