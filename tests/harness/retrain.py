@@ -41,14 +41,14 @@ from penstock_schemas.schema_files import schema_text
 from penstock_service.fail_points import FailPoints
 from penstock_streaming import admin
 from penstock_streaming.settings import KafkaSettings
-from penstock_training.first_model import Places as FirstPlaces
+from penstock_training.first_model import Addresses as FirstPlaces
 from penstock_training.first_model import provide_first_model
 from penstock_training.onnx_export import onnx_scores
 from penstock_training.publish import MODEL_FILE
 from penstock_training_job.candidate import MakeTrainer
+from penstock_training_job.job import Addresses, open_job
 from penstock_training_job.run import run
 from penstock_training_job.topic_log import TopicLog
-from penstock_training_job.workplace import Places, workplace
 
 
 def shape(state: RoutingState) -> list[tuple[str, str, int, str]]:
@@ -56,7 +56,7 @@ def shape(state: RoutingState) -> list[tuple[str, str, int, str]]:
     return [(v.version, v.alias, v.weight, v.state) for v in state.versions]
 
 
-def loaded(places: Places, served_as: str) -> bool:
+def loaded(places: Addresses, served_as: str) -> bool:
     """Tell whether the model server has a version ready."""
     import tritonclient.grpc as triton
 
@@ -93,7 +93,7 @@ def pressed(matrix: Matrix) -> npt.NDArray[np.float64]:
 class RetrainedPipeline:
     """One pipeline with topics and a first model, what happens on its topics, and the job."""
 
-    def __init__(self, places: Places, root: Path, sections: str = SECTIONS) -> None:
+    def __init__(self, places: Addresses, root: Path, sections: str = SECTIONS) -> None:
         self.places = places
         self.name = f"{NAME}-{uuid.uuid4().hex[:8]}"
         folder = write_folder(root).rename(root / self.name)
@@ -264,7 +264,7 @@ class RetrainedPipeline:
 
     def job_with(self, request_id: str, make: MakeTrainer) -> RetrainEvent:
         """Run the job in this process, with other trainers."""
-        with workplace(request_id, self.loaded.folder, self.places, FailPoints()) as work:
+        with open_job(request_id, self.loaded.folder, self.places, FailPoints()) as work:
             return run(work, make)
 
 

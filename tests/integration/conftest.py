@@ -15,7 +15,7 @@ from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_streaming.settings import KafkaSettings
 
 if TYPE_CHECKING:
-    from penstock_training_job.workplace import Places
+    from penstock_training_job.job import Addresses
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def registry(registry_url: str) -> RegistryClient:
 @pytest.fixture(scope="session")
 def places(
     kafka_bootstrap: str, registry_url: str, mlflow_url: str, model_server: ModelServer
-) -> Places:
+) -> Addresses:
     """Return the addresses that the training job is given."""
-    from penstock_training_job.workplace import Places  # with what it trains with
+    from penstock_training_job.job import Addresses  # with what it trains with
 
-    return Places(kafka_bootstrap, registry_url, mlflow_url, *model_server)
+    return Addresses(kafka_bootstrap, registry_url, mlflow_url, *model_server)
 
 
 @pytest.fixture

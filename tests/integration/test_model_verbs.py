@@ -15,7 +15,7 @@ from penstock_streaming.audit import AuditLog
 from penstock_training.publish import MODEL_FILE
 from penstock_training.tracking import CHALLENGER, Tracker
 from penstock_training.training import train
-from penstock_training_job.workplace import Places
+from penstock_training_job.job import Addresses
 
 pytestmark = [
     pytest.mark.integration,
@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture
 def pipeline(
-    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: Addresses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RetrainedPipeline]:
     """Return a pipeline with version 1 as champion and version 2 registered, never served."""
     made = RetrainedPipeline(places, tmp_path)
@@ -46,7 +46,7 @@ def pipeline(
 
 
 def test_a_version_goes_from_canary_to_champion_and_back_in_one_command(
-    pipeline: RetrainedPipeline, places: Places, capsys: pytest.CaptureFixture[str]
+    pipeline: RetrainedPipeline, places: Addresses, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def model(verb: str, *options: str, expect: ExitCode = ExitCode.OK) -> Any:
         head = ("--profile", "prod", "-o", "json", "model", verb, str(pipeline.loaded.folder))

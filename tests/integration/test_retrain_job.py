@@ -14,8 +14,8 @@ from penstock_monitoring.reference import REFERENCE_FILE, SAMPLE_FILE, Reference
 from penstock_schemas.errors import ConfigError
 from penstock_training.tracking import CHAMPION, DATASET_FILE, REQUEST_TAG, Tracker
 from penstock_training_job.gates import METRICS
+from penstock_training_job.job import Addresses
 from penstock_training_job.rows import rebuild_training_set
-from penstock_training_job.workplace import Places
 
 pytestmark = [
     pytest.mark.integration,
@@ -36,7 +36,7 @@ PLACES = (
 
 
 @pytest.fixture
-def pipeline(places: Places, tmp_path: Path) -> Iterator[RetrainedPipeline]:
+def pipeline(places: Addresses, tmp_path: Path) -> Iterator[RetrainedPipeline]:
     made = RetrainedPipeline(places, tmp_path)
     yield made
     made.remove_topics()

@@ -12,7 +12,7 @@ import pytest
 from harness.retrain import RetrainedPipeline, loaded, pressed, shape, vibrating
 from harness.waiting import background_calls, eventually
 from penstock_training.trainers import FittedModel, Matrix, Trainer, Vector, make_trainer
-from penstock_training_job.workplace import Places
+from penstock_training_job.job import Addresses
 
 pytestmark = [
     pytest.mark.integration,
@@ -22,7 +22,9 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def steady(places: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RetrainedPipeline]:
+def steady(
+    places: Addresses, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RetrainedPipeline]:
     """Return a pipeline whose first model is right and stays champion."""
     made = RetrainedPipeline(places, tmp_path_factory.mktemp("steady"))
     made.serve(2_000, vibrating)
@@ -80,7 +82,7 @@ def test_shuffled_labels_are_noticed_in_the_canary(steady: RetrainedPipeline) ->
     assert not loaded(steady.places, f"{steady.name}__{found.model_version}")
 
 
-def test_no_labels_no_promotion(places: Places, tmp_path: Path) -> None:
+def test_no_labels_no_promotion(places: Addresses, tmp_path: Path) -> None:
     sections = """
 retrain: {min_labels: 1500, max_labels: 3000, label_wait_s: 60}
 rollout: {canary_percent: 50, min_canary_rows: 300, max_wait_s: 6}
@@ -98,7 +100,7 @@ rollout: {canary_percent: 50, min_canary_rows: 300, max_wait_s: 6}
 
 
 @pytest.mark.faults
-def test_job_without_rows_fails_with_the_reason_last(places: Places, tmp_path: Path) -> None:
+def test_job_without_rows_fails_with_the_reason_last(places: Addresses, tmp_path: Path) -> None:
     sections = "\nretrain: {min_labels: 1500, label_wait_s: 0.5}\n"
     pipeline = RetrainedPipeline(places, tmp_path, sections)
     pipeline.serve(100, pressed)

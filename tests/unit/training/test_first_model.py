@@ -8,7 +8,7 @@ from penstock_schemas.errors import BrokerUnavailable, ConfigError
 from penstock_schemas.records import RoutingState
 from penstock_streaming.timing import Deadline
 from penstock_training import first_model as module
-from penstock_training.first_model import Places, provide_first_model
+from penstock_training.first_model import Addresses, provide_first_model
 from penstock_training.publish import MODEL_FILE, served_name
 from penstock_training.tracking import RegisteredModel
 
@@ -85,12 +85,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places("k:1", "http://r", "m", "t:1", tmp_path / "models", tmp_path / "feast", 10.0)
+def places(tmp_path: Path) -> Addresses:
+    return Addresses("k:1", "http://r", "m", "t:1", tmp_path / "models", tmp_path / "feast", 10.0)
 
 
 def test_first_start_trains_registers_publishes_loads_and_routes(
-    world: World, folder: Path, places: Places
+    world: World, folder: Path, places: Addresses
 ) -> None:
     state = provide_first_model(folder, places)
     champion = state.champion
@@ -102,7 +102,7 @@ def test_first_start_trains_registers_publishes_loads_and_routes(
     assert champion.digest == world.registered[0].digest
 
 
-def test_second_start_only_loads(world: World, folder: Path, places: Places) -> None:
+def test_second_start_only_loads(world: World, folder: Path, places: Addresses) -> None:
     first = provide_first_model(folder, places)
     again = provide_first_model(folder, places)
     assert again is first
@@ -110,7 +110,9 @@ def test_second_start_only_loads(world: World, folder: Path, places: Places) -> 
     assert world.loaded == ["tiny__1", "tiny__1"]
 
 
-def test_lost_files_come_back_from_the_registry(world: World, folder: Path, places: Places) -> None:
+def test_lost_files_come_back_from_the_registry(
+    world: World, folder: Path, places: Addresses
+) -> None:
     provide_first_model(folder, places)
     file = places.models_dir / "tiny__1" / MODEL_FILE
     content = file.read_bytes()
@@ -121,7 +123,7 @@ def test_lost_files_come_back_from_the_registry(world: World, folder: Path, plac
 
 
 def test_job_killed_before_routing_goes_on_with_the_registered_model(
-    world: World, folder: Path, places: Places
+    world: World, folder: Path, places: Addresses
 ) -> None:
     provide_first_model(folder, places)
     world.state = None
@@ -131,7 +133,7 @@ def test_job_killed_before_routing_goes_on_with_the_registered_model(
     assert world.trained == 1
 
 
-def test_changed_file_is_never_served(world: World, folder: Path, places: Places) -> None:
+def test_changed_file_is_never_served(world: World, folder: Path, places: Addresses) -> None:
     provide_first_model(folder, places)
     (places.models_dir / "tiny__1" / MODEL_FILE).write_bytes(b"other")
     with pytest.raises(ConfigError, match="digest"):
@@ -139,7 +141,7 @@ def test_changed_file_is_never_served(world: World, folder: Path, places: Places
     assert world.loaded == ["tiny__1"]
 
 
-def test_outages_at_the_start_are_waited_out(world: World, folder: Path, places: Places) -> None:
+def test_outages_at_the_start_are_waited_out(world: World, folder: Path, places: Addresses) -> None:
     world.outages = 3
     assert provide_first_model(folder, places).champion is not None
 
@@ -152,7 +154,7 @@ def test_waiting_ends_with_the_deadline() -> None:
         module._patiently(call, Deadline(0.0))
 
 
-def test_rival_that_was_faster_wins(world: World, folder: Path, places: Places) -> None:
+def test_rival_that_was_faster_wins(world: World, folder: Path, places: Addresses) -> None:
     state = provide_first_model(folder, places)
     assert module._first_state(state, world.registered[0]) is state
 
@@ -161,6 +163,6 @@ def test_versions_have_names_of_their_own() -> None:
     assert served_name("fraud", "7") == "fraud__7"
 
 
-def test_pipeline_without_feast_needs_no_store(folder: Path, places: Places) -> None:
+def test_pipeline_without_feast_needs_no_store(folder: Path, places: Addresses) -> None:
     module.prepare_features(load_pipeline(folder), places.feast_dir / "tiny")
     assert not places.feast_dir.exists()

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from penstock_schemas.errors import BrokerUnavailable, ConfigError
 from penstock_service.fail_points import FailPoints
 from penstock_training_job import __main__ as module
+from penstock_training_job.job import Addresses, open_job
 from penstock_training_job.request import Withdrawn
-from penstock_training_job.workplace import Places, workplace
 
 ARGUMENTS = (
     "job --request-id r1 --pipeline-dir p --kafka k:1 --registry http://r --mlflow http://m "
@@ -22,16 +20,12 @@ def outcomes(monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
     """Return the list of what the next runs do."""
     found: list[Exception | None] = []
 
-    @contextmanager
-    def place(*_: object) -> Iterator[None]:
-        yield None
-
     def run(_: object) -> None:
         outcome = found.pop(0)
         if outcome is not None:
             raise outcome
 
-    monkeypatch.setattr(module, "workplace", place)
+    monkeypatch.setattr(module, "open_job", lambda *_: None)
     monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr("sys.argv", ARGUMENTS.split())
     return found
@@ -68,9 +62,6 @@ def test_unknown_error_is_not_swallowed(outcomes: list[Exception | None]) -> Non
 
 
 def test_request_id_is_checked_before_it_gets_anywhere() -> None:
-    places = Places("k:1", "http://r", "http://m", "t:1", Path("models"))
-    with (
-        pytest.raises(ConfigError, match="--request-id"),
-        workplace("a' or 'b", Path("p"), places, FailPoints()),
-    ):
-        pass
+    places = Addresses("k:1", "http://r", "http://m", "t:1", Path("models"))
+    with pytest.raises(ConfigError, match="--request-id"):
+        open_job("a' or 'b", Path("p"), places, FailPoints())

@@ -43,7 +43,7 @@ _WRITER = "first-model"
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class Addresses:
     """Where everything is.
 
     Parameters
@@ -63,7 +63,7 @@ class Places:
     wait_s: float = 180.0
 
 
-def provide_first_model(pipeline_dir: Path, places: Places) -> RoutingState:
+def provide_first_model(pipeline_dir: Path, places: Addresses) -> RoutingState:
     """Make sure that the pipeline's champion is trained, registered, loaded and routed.
 
     What needs nobody else (features, training) comes first, so that the job may start together
@@ -136,7 +136,7 @@ def _train(pipeline: LoadedPipeline) -> TrainingRecord:
 
 
 def _deploy(
-    pipeline: LoadedPipeline, places: Places, model: RegisteredModel, deadline: Deadline
+    pipeline: LoadedPipeline, places: Addresses, model: RegisteredModel, deadline: Deadline
 ) -> None:
     served_as = publish_version(places.models_dir, pipeline, model)
     _patiently(lambda: load(places.triton_grpc, served_as, _LOAD_TIMEOUT_S), deadline)
@@ -144,7 +144,7 @@ def _deploy(
 
 def _restore(
     pipeline: LoadedPipeline,
-    places: Places,
+    places: Addresses,
     tracker: Tracker,
     state: RoutingState,
     deadline: Deadline,
@@ -206,7 +206,7 @@ def main() -> int:
     values = vars(_arguments())
     pipeline_dir = values.pop("pipeline_dir")
     try:
-        provide_first_model(pipeline_dir, Places(**values))
+        provide_first_model(pipeline_dir, Addresses(**values))
     except PenstockError as exc:
         LOG.error("%s", exc)
         return 3 if isinstance(exc, RetryableError) else 1

@@ -13,8 +13,8 @@ from penstock_schemas.errors import PenstockError, RetryableError
 from penstock_service.fail_points import FailPoints
 from penstock_streaming.timing import Deadline
 
+from penstock_training_job.job import Addresses, open_job
 from penstock_training_job.run import run
-from penstock_training_job.workplace import Places, workplace
 
 LOG = logging.getLogger("penstock.retrain_job")
 OUTAGE_S: Final = 180.0
@@ -23,7 +23,7 @@ CALM_S: Final = 60.0
 """Time without a failure after which the next one is another outage, seconds."""
 
 
-def carry_out(request_id: str, pipeline_dir: Path, places: Places) -> None:
+def carry_out(request_id: str, pipeline_dir: Path, addresses: Addresses) -> None:
     """Run the job; every step may be repeated, so an outage is waited out by starting again.
 
     Raises
@@ -38,8 +38,7 @@ def carry_out(request_id: str, pipeline_dir: Path, places: Places) -> None:
     failed_at = 0.0
     while True:
         try:
-            with workplace(request_id, pipeline_dir, places, fail_points) as work:
-                run(work)
+            run(open_job(request_id, pipeline_dir, addresses, fail_points))
             return
         except RetryableError as exc:
             now = time.monotonic()
@@ -70,7 +69,7 @@ def main() -> int:
     values = vars(_arguments())
     request_id, pipeline_dir = values.pop("request_id"), values.pop("pipeline_dir")
     try:
-        carry_out(request_id, pipeline_dir, Places(**values))
+        carry_out(request_id, pipeline_dir, Addresses(**values))
     except RetryableError as exc:
         LOG.error("%s", exc)
         return 3

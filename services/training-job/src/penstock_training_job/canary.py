@@ -39,12 +39,12 @@ from penstock_training_job.rows import (
     offsets_after,
     scores_of,
 )
-from penstock_training_job.workplace import Workplace
+from penstock_training_job.job import TrainingJob
 
 LOG = logging.getLogger("penstock.retrain_job")
 
 
-def run_canary(work: Workplace, rollout: Rollout, run_id: str) -> Verdict:
+def run_canary(job: TrainingJob, rollout: Rollout, run_id: str) -> Verdict:
     """Publish the candidate, give it its share of the keys, and judge it by what it answered.
 
     Raises
@@ -54,24 +54,24 @@ def run_canary(work: Workplace, rollout: Rollout, run_id: str) -> Verdict:
     Withdrawn
         If the request is cancelled meanwhile.
     """
-    state = _start(work, rollout)
+    state = _start(job, rollout)
     began_ms = state.updated_at
-    deadline = Deadline(work.config.rollout.max_wait_s - (now_ms() - began_ms) / 1000)
-    least = work.config.rollout.min_canary_rows
-    reader = _canary_rows(work, rollout, run_id)
-    champion = work.tracker.version(rollout.champion)
+    deadline = Deadline(job.config.rollout.max_wait_s - (now_ms() - began_ms) / 1000)
+    least = job.config.rollout.min_canary_rows
+    reader = _canary_rows(job, rollout, run_id)
+    champion = job.tracker.version(rollout.champion)
     while True:
         reader.advance()
         rows = reader.joined(1 if deadline.expired else least)
         if rows is not None and is_enough(labels_of(rows), least):
-            found = compare_canary(rows, champion, len(work.config.feature_names))
+            found = compare_canary(rows, champion, len(job.config.feature_names))
             LOG.info("judged after %.1f s: %s", (now_ms() - began_ms) / 1000, found)
-            return verdict_of(found, work.config.rollout.min_gain)
+            return verdict_of(found, job.config.rollout.min_gain)
         if deadline.expired:
-            return _too_few(work, rows)
-        work.fail_points.reach("in_canary")
-        work.pause()
-        rollout.running(work.routed())
+            return _too_few(job, rows)
+        job.fail_points.reach("in_canary")
+        job.pause()
+        rollout.running(job.routed())
 
 
 def compare_canary(rows: pa.Table, champion: RegisteredModel, width: int) -> Comparison:
@@ -92,10 +92,10 @@ def verdict_of(found: Comparison, min_gain: float) -> Verdict:
     return Verdict(PROMOTED, reason, canary_metrics(found))
 
 
-def _too_few(work: Workplace, rows: pa.Table | None) -> Verdict:
+def _too_few(job: TrainingJob, rows: pa.Table | None) -> Verdict:
     there = 0 if rows is None else rows.num_rows
     positives = 0 if rows is None else int(labels_of(rows).sum())
-    limits = work.config.rollout
+    limits = job.config.rollout
     reason = (
         f"{there} labelled canary rows, {positives} positive, within {limits.max_wait_s:g} s; "
         f"a verdict needs {limits.min_canary_rows}, {MIN_POSITIVES} of each class"
@@ -104,36 +104,36 @@ def _too_few(work: Workplace, rows: pa.Table | None) -> Verdict:
     return Verdict(REJECTED, reason, metrics)
 
 
-def _start(work: Workplace, rollout: Rollout) -> RoutingState:
+def _start(job: TrainingJob, rollout: Rollout) -> RoutingState:
     """Have the candidate loaded and routed, unless it is; return the state since which it is."""
-    now = work.routed()
+    now = job.routed()
     model = rollout.candidate
     if now is None or all(v.version != model.version for v in now.versions):
         began = time.monotonic()
-        deploy(work.server, work.pipeline, work.tracker, model)
+        deploy(job.server, job.pipeline, job.tracker, model)
         LOG.info("published in %.1f s", time.monotonic() - began)
-        work.fail_points.reach("after_publish")
-    percent = work.config.rollout.canary_percent
-    state = work.route(lambda now: rollout.canary(now, percent))
+        job.fail_points.reach("after_publish")
+    percent = job.config.rollout.canary_percent
+    state = job.route(lambda now: rollout.canary(now, percent))
     LOG.info("canary since revision %d", state.revision)
-    work.fail_points.reach("after_canary")
+    job.fail_points.reach("after_canary")
     return state
 
 
-def _canary_rows(work: Workplace, rollout: Rollout, run_id: str) -> LabelRows:
+def _canary_rows(job: TrainingJob, rollout: Rollout, run_id: str) -> LabelRows:
     """Return the reader of the candidate's answers, which all lie behind the training set."""
-    manifest: dict[str, Any] = json.loads(_file(work, run_id, DATASET_FILE))
-    config = work.config
+    manifest: dict[str, Any] = json.loads(_file(job, run_id, DATASET_FILE))
+    config = job.config
     wanted = PredictionFilter(
         len(config.feature_names), ("canary",), model_version=rollout.candidate.version
     )
-    resolve = work.registry.schema_text
+    resolve = job.registry.schema_text
     limit = kept_rows(config)
-    return LabelRows(work.kafka, resolve, config, wanted, offsets_after(manifest), limit=limit)
+    return LabelRows(job.kafka, resolve, config, wanted, offsets_after(manifest), limit=limit)
 
 
-def _file(work: Workplace, run_id: str, name: str) -> bytes:
-    content = work.tracker.file(run_id, name)
+def _file(job: TrainingJob, run_id: str, name: str) -> bytes:
+    content = job.tracker.file(run_id, name)
     if content is None:
         raise ConfigError(f"run {run_id} has no artifact {name}")
     return content

@@ -27,7 +27,7 @@ from penstock_training_job.rows import (
     rebuild_training_set,
     training_rows,
 )
-from penstock_training_job.workplace import Workplace
+from penstock_training_job.job import TrainingJob
 
 LOG = logging.getLogger("penstock.retrain_job")
 MakeTrainer = Callable[[str, int], Trainer]
@@ -38,7 +38,7 @@ class NotEnoughLabels(PenstockError):
 
 
 def make_candidate(
-    work: Workplace, run_id: str, champion: RegisteredModel, make_trainer: MakeTrainer
+    job: TrainingJob, run_id: str, champion: RegisteredModel, make_trainer: MakeTrainer
 ) -> RegisteredModel:
     """Train, measure against the champion on the same held-out rows, log and register.
 
@@ -49,9 +49,9 @@ def make_candidate(
     Withdrawn
         If the request is cancelled meanwhile.
     """
-    rows = collect(work, run_id)
-    work.fail_points.reach("after_rows")
-    model = work.config.model
+    rows = collect(job, run_id)
+    job.fail_points.reach("after_rows")
+    model = job.config.model
     began = time.monotonic()
     training = train_on(rows, make_trainer(model.kind, model.bootstrap.seed))
     record = with_comparison(training, champion, len(rows))
@@ -62,15 +62,15 @@ def make_candidate(
         record.metrics["holdout_auc"],
         record.metrics["champion_holdout_auc"],
     )
-    work.fail_points.reach("before_log")
+    job.fail_points.reach("before_log")
     began = time.monotonic()
-    work.tracker.note(run_id, {CHAMPION_TAG: champion.version}, {})
-    work.tracker.log_training(run_id, record)
-    work.fail_points.reach("after_log")
-    work.fail_points.during("mid_upload")
-    registered = work.tracker.register(run_id, record, CHALLENGER)
+    job.tracker.note(run_id, {CHAMPION_TAG: champion.version}, {})
+    job.tracker.log_training(run_id, record)
+    job.fail_points.reach("after_log")
+    job.fail_points.during("mid_upload")
+    registered = job.tracker.register(run_id, record, CHALLENGER)
     LOG.info("registered version %s in %.1f s", registered.version, time.monotonic() - began)
-    work.fail_points.reach("after_register")
+    job.fail_points.reach("after_register")
     return registered
 
 
@@ -88,22 +88,22 @@ def with_comparison(training: Training, champion: RegisteredModel, rows: int) ->
     )
 
 
-def collect(work: Workplace, run_id: str) -> TrainingSet:
+def collect(job: TrainingJob, run_id: str) -> TrainingSet:
     """Return the run's training set: made again if there was one, else of the newest rows.
 
     The manifest is kept before anything is trained, so that a job that is killed and started again
     trains on the same rows.
     """
     began = time.monotonic()
-    kept = work.tracker.file(run_id, DATASET_FILE)
+    kept = job.tracker.file(run_id, DATASET_FILE)
     if kept is not None:
         rows = rebuild_training_set(
-            json.loads(kept), work.kafka, work.registry.schema_text, work.config
+            json.loads(kept), job.kafka, job.registry.schema_text, job.config
         )
     else:
-        rows = _await_rows(work)
+        rows = _await_rows(job)
         manifest = json.dumps(rows.manifest(), indent=1).encode()
-        work.tracker.log_file(run_id, DATASET_FILE, manifest)
+        job.tracker.log_file(run_id, DATASET_FILE, manifest)
     LOG.info(
         "%s %d rows, %d positive, in %.1f s",
         "collected" if kept is None else "collected again",
@@ -114,15 +114,15 @@ def collect(work: Workplace, run_id: str) -> TrainingSet:
     return rows
 
 
-def _await_rows(work: Workplace) -> TrainingSet:
-    config, since_ms = work.config, work.log.request.data_since
-    started = work.log.event("started")
+def _await_rows(job: TrainingJob) -> TrainingSet:
+    config, since_ms = job.config, job.log.request.data_since
+    started = job.log.event("started")
     waited_s = 0.0 if started is None else (now_ms() - started.at) / 1000
     deadline = Deadline(config.retrain.label_wait_s - waited_s)
     source: dict[str, Any] = {"data_since": since_ms, "max_labels": config.retrain.max_labels}
     wanted = training_rows(config, since_ms)
-    resolve = work.registry.schema_text
-    reader = LabelRows(work.kafka, resolve, config, wanted, limit=kept_rows(config))
+    resolve = job.registry.schema_text
+    reader = LabelRows(job.kafka, resolve, config, wanted, limit=kept_rows(config))
     while True:
         reader.advance()
         found = reader.joined(1 if deadline.expired else config.retrain.min_labels)
@@ -136,7 +136,7 @@ def _await_rows(work: Workplace) -> TrainingSet:
                 f"{there} labelled rows within {config.retrain.label_wait_s:g} s; a training "
                 f"needs {config.retrain.min_labels}, {MIN_POSITIVES} of each class"
             )
-        work.pause()
+        job.pause()
 
 
 def _is_usable(rows: TrainingSet, min_rows: int) -> bool:

@@ -28,10 +28,10 @@ from penstock_training_job.gates import (
     offline_objection,
     told,
 )
+from penstock_training_job.job import TrainingJob
 from penstock_training_job.judge import Comparison
 from penstock_training_job.request import now_ms
 from penstock_training_job.rollout import Overtaken, Rollout, drained, ended
-from penstock_training_job.workplace import Workplace
 
 LOG = logging.getLogger("penstock.retrain_job")
 _ROUTER_CHECK_S: Final = 1.0
@@ -40,7 +40,7 @@ what it serves once a second."""
 _MARGIN_S: Final = 3.0
 
 
-def run(work: Workplace, make: MakeTrainer = make_trainer) -> RetrainEvent:
+def run(job: TrainingJob, make: MakeTrainer = make_trainer) -> RetrainEvent:
     """Carry a request out and return its event ``finished``.
 
     Parameters
@@ -58,53 +58,53 @@ def run(work: Workplace, make: MakeTrainer = make_trainer) -> RetrainEvent:
         If something does not answer; call again.
     """
     try:
-        work.log.refresh()
-        finished = work.log.event("finished")
+        job.log.refresh()
+        finished = job.log.event("finished")
         if finished is None:
-            work.log.check_wanted()
-            finished = _retrain(work, make)
-            work.fail_points.reach("after_finished")
+            job.log.check_wanted()
+            finished = _retrain(job, make)
+            job.fail_points.reach("after_finished")
     except RetryableError:
         raise
     except Exception:
-        _withdraw(work)
+        _withdraw(job)
         raise
-    tidy(work)
+    unload_retired(job)
     return finished
 
 
-def _retrain(work: Workplace, make: MakeTrainer) -> RetrainEvent:
-    request, tracker = work.log.request, work.tracker
+def _retrain(job: TrainingJob, make: MakeTrainer) -> RetrainEvent:
+    request, tracker = job.log.request, job.tracker
     run_tags = {
-        "git_commit": git_commit(work.pipeline.folder),
+        "git_commit": git_commit(job.pipeline.folder),
         "penstock.source": request.source,
         "penstock.causes": ",".join(request.cause_ids)[:5000],
     }
-    run_id = tracker.run_of(work.request_id, run_tags)
-    work.fail_points.reach("after_run")
-    work.log.write("started", job_id=work.request_id, run_id=run_id)
-    work.fail_points.reach("after_started")
+    run_id = tracker.run_of(job.request_id, run_tags)
+    job.fail_points.reach("after_run")
+    job.log.write("started", job_id=job.request_id, run_id=run_id)
+    job.fail_points.reach("after_started")
     candidate = tracker.registered(run_id)
     if candidate is None:
-        candidate = make_candidate(work, run_id, _champion(work), make)
+        candidate = make_candidate(job, run_id, _champion(job), make)
     tags, metrics = tracker.notes(run_id)
-    rollout = Rollout(work.request_id, candidate, tags[CHAMPION_TAG])
+    rollout = Rollout(job.request_id, candidate, tags[CHAMPION_TAG])
     verdict = Verdict.from_notes(tags, metrics)
     try:
         if verdict is None:
-            verdict = _judge(work, rollout, run_id, metrics)
-        work.fail_points.reach("after_verdict")
-        _carry_out(work, rollout, verdict)
+            verdict = _judge(job, rollout, run_id, metrics)
+        job.fail_points.reach("after_verdict")
+        _carry_out(job, rollout, verdict)
     except Overtaken as exc:
         # Somebody else's routing state is left as it is.
         verdict = Verdict(REJECTED, str(exc), told(tracker.notes(run_id)[1]))
         tracker.note(run_id, verdict.tags(), {})
     tracker.drop_alias(candidate.version, CHALLENGER)
     LOG.info("version %s is %s: %s", candidate.version, verdict.verdict, verdict.reason)
-    work.fail_points.reach("before_finished")
-    return work.log.write(
+    job.fail_points.reach("before_finished")
+    return job.log.write(
         "finished",
-        job_id=work.request_id,
+        job_id=job.request_id,
         run_id=run_id,
         model_version=candidate.version,
         verdict=verdict.verdict,
@@ -113,11 +113,11 @@ def _retrain(work: Workplace, make: MakeTrainer) -> RetrainEvent:
     )
 
 
-def _champion(work: Workplace) -> RegisteredModel:
-    state = work.routed()
+def _champion(job: TrainingJob) -> RegisteredModel:
+    state = job.routed()
     if state is None or state.champion is None:
-        raise ConfigError(f"pipeline {work.config.pipeline!r} has no champion to compare with")
-    model = work.tracker.version(state.champion.version)
+        raise ConfigError(f"pipeline {job.config.pipeline!r} has no champion to compare with")
+    model = job.tracker.version(state.champion.version)
     if model.digest != state.champion.digest:
         raise ConfigError(
             f"MLflow {model.name}/{model.version}: digest is {model.digest}, "
@@ -126,15 +126,15 @@ def _champion(work: Workplace) -> RegisteredModel:
     return model
 
 
-def _judge(work: Workplace, rollout: Rollout, run_id: str, metrics: dict[str, float]) -> Verdict:
+def _judge(job: TrainingJob, rollout: Rollout, run_id: str, metrics: dict[str, float]) -> Verdict:
     """Return the verdict, kept in the run before anything follows from it."""
-    objection = offline_objection(_holdout(metrics), work.config.rollout.min_gain)
+    objection = offline_objection(_holdout(metrics), job.config.rollout.min_gain)
     if objection:
         verdict = Verdict(REJECTED, objection, told(metrics))
     else:
-        found = run_canary(work, rollout, run_id)
+        found = run_canary(job, rollout, run_id)
         verdict = Verdict(found.verdict, found.reason, {**told(metrics), **found.metrics})
-    work.tracker.note(run_id, verdict.tags(), verdict.metrics)
+    job.tracker.note(run_id, verdict.tags(), verdict.metrics)
     return verdict
 
 
@@ -149,48 +149,48 @@ def _holdout(metrics: dict[str, float]) -> Comparison:
     )
 
 
-def _carry_out(work: Workplace, rollout: Rollout, verdict: Verdict) -> None:
+def _carry_out(job: TrainingJob, rollout: Rollout, verdict: Verdict) -> None:
     if verdict.verdict != PROMOTED:
-        work.route(rollout.rejected)
-        work.fail_points.reach("after_routing")
+        job.route(rollout.rejected)
+        job.fail_points.reach("after_routing")
         return
-    work.route(rollout.promoted)
-    work.fail_points.reach("after_routing")
-    work.tracker.set_alias(rollout.candidate.version, CHAMPION)
+    job.route(rollout.promoted)
+    job.fail_points.reach("after_routing")
+    job.tracker.set_alias(rollout.candidate.version, CHAMPION)
 
 
-def _withdraw(work: Workplace) -> None:
+def _withdraw(job: TrainingJob) -> None:
     """Take back the canary of a job that fails; its failure is what counts and is told."""
     with suppress(PenstockError):
-        state = work.routed()
-        if state is not None and job_of(state) == work.request_id:
-            work.route(lambda now: ended(_there(now), work.request_id))
+        state = job.routed()
+        if state is not None and job_of(state) == job.request_id:
+            job.route(lambda now: ended(_in_force(now), job.request_id))
     with suppress(PenstockError):
-        started = work.log.event("started")
+        started = job.log.event("started")
         if started is not None:
-            work.tracker.fail(started.run_id)
+            job.tracker.fail(started.run_id)
 
 
-def tidy(work: Workplace) -> None:
+def unload_retired(job: TrainingJob) -> None:
     """Retire what drains, and have the server unload what no router can have in flight any more.
 
     A router applies a routing state within its check interval, and what it sent before that is
     answered or given up within the model's time-out. One that is cut off from Kafka for longer
     finds the version gone, has it loaded again and loses nothing.
     """
-    state = work.routed()
+    state = job.routed()
     if state is None or not any(v.state in ("draining", "retired") for v in state.versions):
         return
-    grace_s = 2 * _ROUTER_CHECK_S + work.config.model.timeout_s + _MARGIN_S
+    grace_s = 2 * _ROUTER_CHECK_S + job.config.model.timeout_s + _MARGIN_S
     time.sleep(max(0.0, grace_s - (now_ms() - state.updated_at) / 1000))
-    state = work.route(lambda now: drained(_there(now), work.request_id))
+    state = job.route(lambda now: drained(_in_force(now), job.request_id))
     for version in state.versions:
         if version.state == "retired":
-            unload(work.places.triton_grpc, version.served_as)
+            unload(job.addresses.triton_grpc, version.served_as)
             LOG.info("unloaded %s", version.served_as)
 
 
-def _there(now: RoutingState | None) -> RoutingState:
+def _in_force(now: RoutingState | None) -> RoutingState:
     if now is None:
         raise Overtaken("there is no routing state any more")
     return now

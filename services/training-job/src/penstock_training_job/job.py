@@ -1,11 +1,9 @@
-"""What the steps of a job work with: its request, the pipeline, and everything it talks to."""
+"""One run of the job: its request, the pipeline, and the clients of everything it talks to."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,8 +27,8 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where everything is.
+class Addresses:
+    """Addresses of what the job talks to.
 
     Parameters
     ----------
@@ -50,12 +48,12 @@ class Places:
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
-    """All that a step needs; make it with `workplace`."""
+class TrainingJob:
+    """What the steps of a job share; made by `open_job`."""
 
     request_id: str
     pipeline: LoadedPipeline
-    places: Places
+    addresses: Addresses
     kafka: KafkaSettings
     registry: RegistryClient
     log: RequestLog
@@ -71,7 +69,7 @@ class Workplace:
     @property
     def server(self) -> ModelServer:
         """The model server."""
-        return ModelServer(self.places.triton_grpc, self.places.models_dir)
+        return ModelServer(self.addresses.triton_grpc, self.addresses.models_dir)
 
     def routed(self) -> RoutingState | None:
         """Return the routing state in force."""
@@ -82,7 +80,7 @@ class Workplace:
         return self.routing.write(make, _ROUTING_TIMEOUT_S)
 
     def pause(self) -> None:
-        """Wait a moment, then look whether the request still stands.
+        """Sleep for a second, then check that the request still stands.
 
         Raises
         ------
@@ -93,35 +91,30 @@ class Workplace:
         self.log.check_wanted()
 
 
-@contextmanager
-def workplace(
-    request_id: str, pipeline_dir: Path, places: Places, fail_points: FailPoints
-) -> Iterator[Workplace]:
-    """Yield a workplace; its clients are closed afterwards.
+def open_job(
+    request_id: str, pipeline_dir: Path, addresses: Addresses, fail_points: FailPoints
+) -> TrainingJob:
+    """Return the job of a request.
 
     Raises
     ------
     ConfigError
-        If the pipeline is wrong, or the id is none.
+        If the pipeline is wrong, or the request's id cannot be one.
     """
     if not _REQUEST_ID.fullmatch(request_id):
         raise ConfigError(f"--request-id: expected {_REQUEST_ID.pattern}, got {request_id!r}")
     pipeline = load_pipeline(pipeline_dir)
     name, topics = pipeline.config.pipeline, pipeline.config.topic_names
-    kafka = KafkaSettings(bootstrap_servers=places.kafka)
-    registry = RegistryClient(RegistrySettings(url=places.registry))
-    log = RequestLog(kafka, registry, topics.retrain, request_id)
-    try:
-        yield Workplace(
-            request_id=request_id,
-            pipeline=pipeline,
-            places=places,
-            kafka=kafka,
-            registry=registry,
-            log=log,
-            tracker=Tracker(places.mlflow, name),
-            routing=RoutingTopic(kafka, registry, topics.models, name),
-            fail_points=fail_points,
-        )
-    finally:
-        log.close()
+    kafka = KafkaSettings(bootstrap_servers=addresses.kafka)
+    registry = RegistryClient(RegistrySettings(url=addresses.registry))
+    return TrainingJob(
+        request_id=request_id,
+        pipeline=pipeline,
+        addresses=addresses,
+        kafka=kafka,
+        registry=registry,
+        log=RequestLog(kafka, registry, topics.retrain, request_id),
+        tracker=Tracker(addresses.mlflow, name),
+        routing=RoutingTopic(kafka, registry, topics.models, name),
+        fail_points=fail_points,
+    )
