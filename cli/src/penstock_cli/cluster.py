@@ -145,7 +145,7 @@ def acting(on: Cluster) -> Iterator[None]:
 
 
 class Ticker:
-    """Tells on standard error how far it is, every few seconds."""
+    """Prints counts on standard error, every few seconds."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _NOTE_EVERY_S

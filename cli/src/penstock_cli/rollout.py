@@ -297,7 +297,7 @@ class ModelVersions:
             raise Refused(f"version {version.version} does not pass its trial: {exc}") from exc
 
     def record_champion(self, version: ModelVersion) -> None:
-        """Tell MLflow who is champion; the routing topic is the order, so that it may fail."""
+        """Record the champion in MLflow; routers obey the topic, so that a failure is only noted."""
         if self.mlflow is None:
             return
         try:

@@ -62,7 +62,7 @@ def plan_all(config: StackConfig, profile: Profile = Profile.local) -> list[Chan
 
 
 def apply_all(config: StackConfig, profile: Profile = Profile.local) -> list[Change]:
-    """Make it so, and return what was changed."""
+    """Create, alter and register what the pipelines ask for; return what was changed."""
     from penstock_streaming.admin import apply as apply_changes
 
     kafka, registry = _clients(config, profile)

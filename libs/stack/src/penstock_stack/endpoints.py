@@ -130,7 +130,7 @@ def _check(endpoints: Endpoints, offset: int) -> None:
 
 
 def is_free(port: int) -> bool:
-    """Say whether this process could listen on a local port now."""
+    """Return whether this process could listen on a local port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -16,7 +16,7 @@ _SILENT.propagate = False
 
 
 def tcp_open(port: int, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Say whether something accepts connections on a local port."""
+    """Return whether something accepts connections on a local port."""
     try:
         with socket.create_connection((HOST, port), timeout=timeout_s):
             return True
@@ -25,12 +25,12 @@ def tcp_open(port: int, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
 
 
 def http_ok(port: int, path: str, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Say whether ``GET path`` answers with 200."""
+    """Return whether ``GET path`` answers with 200."""
     return _status(port, path, timeout_s) == http.client.OK
 
 
 def says_not_live(port: int, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Say whether ``GET /live`` answers, and with no; a late answer is no answer."""
+    """Return whether ``GET /live`` answers 503; a late answer is no answer."""
     return _status(port, "/live", timeout_s) == http.client.SERVICE_UNAVAILABLE
 
 
@@ -46,7 +46,7 @@ def _status(port: int, path: str, timeout_s: float) -> int | None:
 
 
 def kafka_answers(port: int, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
-    """Say whether a broker answers a metadata request."""
+    """Return whether a broker answers a metadata request."""
     if not tcp_open(port, timeout_s):
         return False
     from confluent_kafka import KafkaException

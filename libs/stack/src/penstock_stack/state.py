@@ -183,7 +183,7 @@ def release(run_dir: Path, service: str) -> None:
 
 
 def is_held(run_dir: Path, service: str) -> bool:
-    """Tell whether a service is to stay stopped."""
+    """Return whether a service is to stay stopped."""
     return (run_dir / _FOLDER / service).exists()
 
 

@@ -273,7 +273,7 @@ class Liveness:
         self._since: float | None = None
 
     def is_lost(self) -> bool:
-        """Tell whether it has been stuck long enough; cheap enough for every turn of a watch."""
+        """Return whether it has been stuck for `STUCK_S`; asks every `EVERY_S` only."""
         now = time.monotonic()
         if self._is_stuck is None or now < self._next:
             return False

@@ -1,4 +1,4 @@
-"""Wiring: builds the parts of each pipeline, folds their topics, and runs until told to stop."""
+"""Builds what controls each pipeline, folds the topics, and runs the Faust app until SIGTERM."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class Service:
         return self.error is None and silence_s < self._settings.stuck_after_s
 
     def stop(self) -> None:
-        """Let the service end."""
+        """Ask the service to end."""
         self._stop.set()
 
     def fail(self, error: BaseException) -> None:
-        """Let the service end for an error."""
+        """Ask the service to end for an error, which becomes its exit code."""
         if self.error is None:
             LOG.error("the service ends: %s", error, exc_info=error)
             self.error = error
@@ -98,7 +98,7 @@ class Service:
         return JobWatch(settings, loaded.folder, decisions, jobs, metrics)
 
     async def _work(self, watches: Sequence[JobWatch]) -> None:
-        """Fold the topics, then let the agents work; never returns by itself."""
+        """Fold the topics, then run the agents; returns only by an error."""
         try:
             for watch in watches:
                 await self._open(watch.decisions)

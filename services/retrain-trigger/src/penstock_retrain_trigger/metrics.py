@@ -35,7 +35,7 @@ class TriggerMetrics:
         self.unreadable = families.unreadable.labels(pipeline)
 
     def observe_ledger(self, ledger: Ledger) -> None:
-        """Let the gauges follow a ledger."""
+        """Read the gauges from a ledger at each scrape."""
         in_flight = self._families.in_flight.labels(self._pipeline)
         in_flight.set_function(lambda: float(len(ledger.in_flight())))
         since = self._families.since_accepted.labels(self._pipeline)

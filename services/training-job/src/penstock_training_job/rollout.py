@@ -153,7 +153,7 @@ def drained(now: RoutingState, request_id: str) -> RoutingState:
 
 
 def is_of_job(state: RoutingState) -> bool:
-    """Tell whether a training job wrote the state."""
+    """Return whether a training job wrote the state."""
     return job_of(state) is not None
 
 
@@ -168,5 +168,5 @@ def _serving(state: RoutingState) -> ModelVersion:
 
 
 def _is_over(version: ModelVersion) -> bool:
-    """Tell whether nobody needs to know the version any more."""
+    """Return whether the version can be dropped from the routing state."""
     return version.state == "retired" and version.alias != PREVIOUS
