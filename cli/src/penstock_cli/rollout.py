@@ -297,7 +297,7 @@ class ModelVersions:
             raise Refused(f"version {version.version} does not pass its trial: {exc}") from exc
 
     def record_champion(self, version: ModelVersion) -> None:
-        """Record the champion in MLflow; routers obey the topic, so that a failure is only noted."""
+        """Record the champion in MLflow; routers obey the topic, so a failure is only noted."""
         if self.mlflow is None:
             return
         try:
