@@ -34,11 +34,9 @@ class RetrainTopic:
         self.topic = f"retrain-{uuid.uuid4().hex[:8]}"
         wanted = [Topic(self.topic, 1, "retrain_event.avsc")]
         admin.apply(self.kafka, self.registry, wanted, {})
-        self.logs: list[RequestLog] = []
 
     def log(self, request_id: str = "r1") -> RequestLog:
-        self.logs.append(RequestLog(self.kafka, self.registry, self.topic, request_id))
-        return self.logs[-1]
+        return RequestLog(self.kafka, self.registry, self.topic, request_id)
 
     def tell(self, value: RetrainEvent | bytes) -> None:
         if isinstance(value, RetrainEvent):
@@ -53,8 +51,6 @@ class RetrainTopic:
 def topic(kafka_bootstrap: str, registry_url: str) -> Iterator[RetrainTopic]:
     made = RetrainTopic(kafka_bootstrap, registry_url)
     yield made
-    for log in made.logs:
-        log.close()
     delete_topics(kafka_bootstrap, [made.topic])
 
 

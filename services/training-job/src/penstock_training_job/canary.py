@@ -22,6 +22,7 @@ from penstock_training_job.gates import (
     canary_metrics,
     canary_objection,
 )
+from penstock_training_job.job import TrainingJob
 from penstock_training_job.judge import (
     MIN_POSITIVES,
     Comparison,
@@ -39,7 +40,6 @@ from penstock_training_job.rows import (
     offsets_after,
     scores_of,
 )
-from penstock_training_job.job import TrainingJob
 
 LOG = logging.getLogger("penstock.retrain_job")
 

@@ -18,6 +18,7 @@ from penstock_training.training import Training, plot_files, train_on
 from penstock_training.training_set import TrainingSet
 
 from penstock_training_job.gates import CHAMPION_TAG, holdout_metrics
+from penstock_training_job.job import TrainingJob
 from penstock_training_job.judge import MIN_POSITIVES, compare, is_enough
 from penstock_training_job.request import now_ms
 from penstock_training_job.rows import (
@@ -27,7 +28,6 @@ from penstock_training_job.rows import (
     rebuild_training_set,
     training_rows,
 )
-from penstock_training_job.job import TrainingJob
 
 LOG = logging.getLogger("penstock.retrain_job")
 MakeTrainer = Callable[[str, int], Trainer]
