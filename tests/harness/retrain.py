@@ -264,8 +264,8 @@ class RetrainedPipeline:
 
     def job_with(self, request_id: str, make: MakeTrainer) -> RetrainEvent:
         """Run the job in this process, with other trainers."""
-        with open_job(request_id, self.loaded.folder, self.places, FailPoints()) as work:
-            return run(work, make)
+        job = open_job(request_id, self.loaded.folder, self.places, FailPoints())
+        return run(job, make)
 
 
 PREFIX: Final = "PENSTOCK_RETRAIN_TRIGGER_"
