@@ -61,7 +61,7 @@ class _Breaker:
         self._probe_until = 0.0
 
     def claim(self) -> bool:
-        """Tell whether a call may be sent; takes the probe if one is due."""
+        """Return whether a call may be sent; takes the probe if one is due."""
         if self.state == "closed":
             return True
         is_lost = self.state == "half_open" and self._clock() >= self._probe_until
@@ -121,7 +121,7 @@ class CircuitBreakers:
         return "closed" if breaker is None else breaker.state
 
     def is_closed(self, name: str) -> bool:
-        """Tell whether calls go through; takes no probe."""
+        """Return whether calls go through; takes no probe."""
         return self.state(name) == "closed"
 
     def retry_after_s(self, name: str) -> float:
@@ -130,7 +130,7 @@ class CircuitBreakers:
         return breaker.outage.remaining_s if breaker and breaker.state == "open" else 0.0
 
     def allow_call(self, name: str) -> bool:
-        """Tell whether a call may be sent now; a caller that gets a probe reports its outcome."""
+        """Return whether a call may be sent now; a caller that gets a probe reports its outcome."""
         breaker = self._breakers.get(name)
         if breaker is None or breaker.state == "closed":
             return True

@@ -107,7 +107,7 @@ class Router:
 
     @property
     def ready(self) -> bool:
-        """Tell whether this replica takes records."""
+        """Whether this replica takes records."""
         processor = self._processor
         return processor is not None and processor.ready and self._manager.ready
 

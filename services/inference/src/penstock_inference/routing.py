@@ -170,5 +170,5 @@ def named(state: RoutingState | None, version: str) -> ModelVersion | None:
 
 
 def is_newer(state: RoutingState, known: RoutingState | None) -> bool:
-    """Tell whether a state replaces the known one: revisions only grow."""
+    """Return whether a state replaces the known one: revisions only grow."""
     return known is None or state.revision > known.revision
