@@ -40,7 +40,9 @@ from penstock_schemas.records import ModelVersion, RetrainEvent, RoutingState
 from penstock_schemas.schema_files import schema_text
 from penstock_service.fail_points import FailPoints
 from penstock_streaming import admin
+from penstock_streaming.log_view import LogView
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 from penstock_training.first_model import Addresses as FirstPlaces
 from penstock_training.first_model import provide_first_model
 from penstock_training.onnx_export import onnx_scores
@@ -48,7 +50,6 @@ from penstock_training.publish import MODEL_FILE
 from penstock_training_job.candidate import MakeTrainer
 from penstock_training_job.job import Addresses, open_job
 from penstock_training_job.run import run
-from penstock_training_job.topic_log import TopicLog
 
 
 def shape(state: RoutingState) -> list[tuple[str, str, int, str]]:
@@ -237,15 +238,14 @@ class RetrainedPipeline:
     def events(self, request_id: str) -> list[RetrainEvent]:
         """Return the request's events in the log, in order."""
         text = schema_text("retrain_event.avsc")
-        log = TopicLog(self.kafka, [self.topics.retrain])
-        first, end = log.watermarks()
-        log.start(first)
+        here = [(self.topics.retrain, 0)]
         found = [
-            RetrainEvent.from_dict(decode_one(value or b"", self.registry.schema_text, text))
-            for chunk in log.read(end, CALL_S)
-            for value in chunk.values
+            RetrainEvent.from_dict(
+                decode_one(message.value() or b"", self.registry.schema_text, text)
+            )
+            for messages in LogView(self.kafka).read_to_end(here, Deadline(CALL_S))
+            for message in messages
         ]
-        log.close()
         return [e for e in found if e.request_id == request_id]
 
     def job(self, request_id: str, fail_point: str = "") -> subprocess.CompletedProcess[str]:

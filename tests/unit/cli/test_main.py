@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from penstock_cli import main as cli
+from penstock_cli.main import reach_loopback_directly
 from penstock_cli.options import ExitCode, stack_config
 from penstock_schemas.errors import ConfigError, RegistryUnavailable
 from penstock_stack.state import StackState, StateFile
@@ -192,3 +193,20 @@ def test_what_is_not_given_is_taken_from_a_stack_that_was_killed(workspace: Path
     assert stack_config(Path("state")) == first
     StateFile(first.run, StackState("stopped", port_offset=31_000))
     assert stack_config(Path("state")).port_offset == 0
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"),
+    [
+        (None, "127.0.0.1,localhost"),
+        ("", "127.0.0.1,localhost"),
+        ("example.org,localhost", "example.org,localhost,127.0.0.1"),
+    ],
+)
+def test_loopback_is_added_to_what_bypasses_the_proxy(monkeypatch, configured, expected):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        if configured is not None:
+            monkeypatch.setenv(name, configured)
+    reach_loopback_directly()
+    assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == expected

@@ -7,6 +7,7 @@ from penstock_monitoring.label_join import join_labels
 from penstock_schemas.codec import encode_one
 from penstock_schemas.schema_files import schema_text
 from penstock_training_job.rows import (
+    Chunk,
     LabelColumns,
     NewestRows,
     PredictionColumns,
@@ -16,7 +17,6 @@ from penstock_training_job.rows import (
     labels_of,
     scores_of,
 )
-from penstock_training_job.topic_log import Chunk
 
 SCHEMAS = {1: schema_text("prediction.avsc"), 2: schema_text("interaction.avsc")}
 WANTED = PredictionFilter(2, ("champion", "canary"))

@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from confluent_kafka import Message
 from penstock_monitoring.label_join import join_labels
 from penstock_pipelines.model import PipelineConfig
 from penstock_schemas.codec import ColumnarDecoder, Resolve
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.schema_files import projection
-from penstock_streaming.log_view import Offsets, Partition
+from penstock_streaming.log_view import LogView, Offsets, Partition, Span
 from penstock_streaming.settings import KafkaSettings
+from penstock_streaming.timing import Deadline
 from penstock_training.trainers import Matrix, Vector
 from penstock_training.training_set import TrainingSet
-
-from penstock_training_job.topic_log import Chunk, TopicLog
 
 READ_TIMEOUT_S: Final = 300.0
 """Longest time to catch up with the topics, seconds."""
@@ -40,6 +41,89 @@ _PREDICTION: Final = projection(
     ("event_id", "event_time", "model_version", "variant", "scores", "features", "outcome"),
 )
 _INTERACTION: Final = projection("interaction.avsc", ("event_id", "label", "occurred_at"))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Records of one partition, in order.
+
+    Parameters
+    ----------
+    offsets
+        Shape (n,), int64.
+    values
+        n raw values; None is a tombstone.
+    """
+
+    topic: str
+    partition: int
+    offsets: npt.NDArray[np.int64]
+    values: list[bytes | None]
+
+
+class TopicLog:
+    """Reads topics piece by piece and remembers how far it has come.
+
+    Parameters
+    ----------
+    topics
+        Their names.
+    """
+
+    def __init__(self, kafka: KafkaSettings, topics: Sequence[str]) -> None:
+        self._topics = topics
+        self._next: dict[Partition, int] = {}
+        # Records that are gone are never skipped in silence.
+        self._view = LogView(kafka, gap="error")
+
+    def watermarks(self) -> tuple[dict[Partition, int], dict[Partition, int]]:
+        """Return each partition's first offset, and the one after its last committed record.
+
+        Raises
+        ------
+        BrokerUnavailable
+            If no broker answers in time.
+        ConfigError
+            If a topic is not there.
+        """
+        partitions = self._view.partitions(*self._topics)
+        first = self._view.begin_offsets(partitions)
+        return first, self._view.end_offsets(partitions, committed=True)
+
+    @property
+    def positions(self) -> dict[Partition, int]:
+        """Offset of the next record of each partition."""
+        return dict(self._next)
+
+    def start(self, starts: Offsets) -> None:
+        """Read from these offsets on."""
+        self._next = dict(starts)
+
+    def read(self, ends: Offsets, timeout_s: float) -> Iterator[Chunk]:
+        """Yield what lies before these offsets and has not been read, partition by partition.
+
+        Partitions that were added since the start are read from their beginning.
+
+        Raises
+        ------
+        BrokerUnavailable
+            If the ends are not reached in time.
+        ConfigError
+            If records that were asked for are gone.
+        """
+        spans = {p: Span(self._next.get(p, 0), end) for p, end in ends.items()}
+        for messages in self._view.read(spans, Deadline(timeout_s)):
+            for (topic, partition), records in groupby(sorted(messages, key=_place), _place):
+                group = list(records)
+                offsets = np.fromiter((m.offset() or 0 for m in group), np.int64, len(group))
+                self._next[topic, partition] = int(offsets[-1]) + 1
+                yield Chunk(topic, partition, offsets, [m.value() for m in group])
+        # Beyond the last record there may be control records, which no client sees.
+        self._next.update({p: max(span.first, span.end) for p, span in spans.items()})
+
+
+def _place(message: Message) -> Partition:
+    return message.topic() or "", message.partition() or 0
 
 
 @dataclass(frozen=True, slots=True)
