@@ -28,14 +28,20 @@ from harness.models import MAX_ROWS, MODEL_WIDTH, tiny_onnx
 from harness.waiting import eventually
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_manager import ModelManager
-from penstock_inference.model_server import INPUT, ModelServer, PendingScores, ServedModel, Tensors
+from penstock_inference.model_server import (
+    INPUT,
+    Matrix,
+    ModelServer,
+    PendingScores,
+    ServedModel,
+    Tensors,
+)
 from penstock_inference.predictions import EventVector, Signature
 from penstock_inference.rest.app import PipelineService, create_app
 from penstock_inference.rest.batching import RestScorer
 from penstock_inference.routing import Route
 from penstock_inference.scoring import DataPlane, Scored, ServingState
 from penstock_inference.settings import GatewaySettings, TritonSettings
-from penstock_inference.tensors import Matrix
 from penstock_inference.triton import TritonServer
 from penstock_schemas.codec import ColumnarEncoder, decode_one, encode_one
 from penstock_schemas.errors import ModelUnavailable, PenstockError, RuleViolation

@@ -12,10 +12,10 @@ import pytest
 from fastapi.testclient import TestClient
 from harness.inference import WIDTH, FakeLink, Published, gateway, infer_body, mean_score
 from penstock_inference.metrics import InferenceFamilies
+from penstock_inference.model_server import Matrix
 from penstock_inference.rest import protocol
-from penstock_inference.rest.batching import Scored
 from penstock_inference.routing import Route
-from penstock_inference.tensors import Matrix
+from penstock_inference.scoring import Scored
 
 
 @pytest.fixture

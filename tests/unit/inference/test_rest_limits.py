@@ -15,9 +15,9 @@ from harness.clients import Answer, Caller, call, read_answer, serving
 from harness.inference import FakeLink, Published, gateway, infer_body, mean_score
 from harness.waiting import eventually
 from penstock_inference.metrics import InferenceFamilies
-from penstock_inference.rest.batching import Scored
+from penstock_inference.model_server import Matrix
 from penstock_inference.routing import Route
-from penstock_inference.tensors import Matrix
+from penstock_inference.scoring import Scored
 
 INFER = "/v2/models/tiny/infer"
 BODY = json.dumps(infer_body()).encode()

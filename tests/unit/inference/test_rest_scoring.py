@@ -10,10 +10,9 @@ import pytest
 from harness.inference import WIDTH, FakeScorer, mean_score, version
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_manager import ModelManager
-from penstock_inference.model_server import DeadlineHit
+from penstock_inference.model_server import DeadlineHit, Matrix
 from penstock_inference.rest.batching import RestScorer
 from penstock_inference.scoring import DataPlane, Scored, ServingState
-from penstock_inference.tensors import Matrix
 from penstock_schemas.errors import ModelRejected, ModelUnavailable, PenstockError
 from penstock_schemas.records import RoutingState
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from penstock_inference.model_server import Matrix
 from penstock_inference.scoring import isolate
-from penstock_inference.tensors import Matrix
 from penstock_schemas.errors import ModelRejected, ModelUnavailable
 
 

@@ -20,14 +20,13 @@ from harness.inference import (
 from harness.waiting import eventually
 from penstock_inference.circuit_breaker import CircuitBreakers
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
-from penstock_inference.model_server import ServedModel
+from penstock_inference.model_server import Matrix, ServedModel
 from penstock_inference.predictions import Signature
 from penstock_inference.publisher import PredictionPublisher
 from penstock_inference.routing import Route, RouteTable, Share
 from penstock_inference.settings import ShadowSettings
 from penstock_inference.shadows import SLICE_ROWS, Shadows, ShownRows
 from penstock_inference.stream import InferenceHandler
-from penstock_inference.tensors import Matrix
 from penstock_schemas.errors import ModelRejected, ModelUnavailable
 
 SHADOW = "tiny__9"

@@ -21,11 +21,10 @@ from harness.inference import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from penstock_inference.metrics import InferenceFamilies
-from penstock_inference.model_server import ServedModel
+from penstock_inference.model_server import Matrix, ServedModel
 from penstock_inference.routing import Route, RouteTable, Share
 from penstock_inference.scoring import CANARY_TIMEOUT_S, DataPlane, ServingState
 from penstock_inference.stream import InferenceHandler
-from penstock_inference.tensors import Matrix
 from penstock_schemas.errors import FatalError, ModelRejected, ModelUnavailable, ShapeMismatch
 from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from penstock_pipelines.model import PipelineConfig
 from penstock_streaming.handler import MessageBatch
 
+from penstock_inference.model_server import Matrix
 from penstock_inference.routing import Route, Which
-from penstock_inference.tensors import Matrix, Rows, list_column
+from penstock_inference.tensors import Rows, list_column
 
 PREDICTED = "predicted"
 EXPIRED = "expired"

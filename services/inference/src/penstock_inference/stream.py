@@ -26,6 +26,7 @@ from penstock_streaming.handler import (
 )
 
 from penstock_inference.metrics import InferenceMetrics
+from penstock_inference.model_server import Matrix
 from penstock_inference.predictions import (
     AnsweredBy,
     Signature,
@@ -36,7 +37,7 @@ from penstock_inference.predictions import (
 from penstock_inference.routing import RouteTable, Which
 from penstock_inference.scoring import Answers, DataPlane, PendingAnswers
 from penstock_inference.shadows import Shadows, ShownRows
-from penstock_inference.tensors import Matrix, Rows, feature_matrix
+from penstock_inference.tensors import Rows, feature_matrix
 
 Mask = npt.NDArray[np.bool_]
 

@@ -15,7 +15,7 @@ from penstock_schemas.errors import (
     ShapeMismatch,
 )
 
-from penstock_inference.model_server import Matrix as Matrix
+from penstock_inference.model_server import Matrix
 
 Rows = npt.NDArray[np.int64]
 RowErrors = list[tuple[int, RecordError]]

@@ -24,6 +24,7 @@ from penstock_schemas.errors import RetryableError
 from penstock_streaming.timing import Deadline
 
 from penstock_inference.metrics import InferenceFamilies
+from penstock_inference.model_server import Matrix
 from penstock_inference.predictions import (
     AnsweredBy,
     EventVector,
@@ -47,7 +48,6 @@ from penstock_inference.rest.protocol import HEADER_LENGTH
 from penstock_inference.routing import Route
 from penstock_inference.scoring import Scored
 from penstock_inference.settings import GatewaySettings
-from penstock_inference.tensors import Matrix
 
 Json = dict[str, Any]
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
