@@ -9,6 +9,7 @@ Readers differ in one rule, which states end a request. It is the parameter ``en
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,6 +29,8 @@ ENDS: Final = frozenset({FINISHED, FAILED, CANCELLED})
 """States that end an accepted request."""
 ENDS_OR_SUPPRESSED: Final = ENDS | {SUPPRESSED}
 """States after which nothing follows, for those who look at every request alike."""
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+"""An id that can name a job on Ray and a run."""
 BY_HAND: Final = frozenset({"cli", "rest"})
 """Sources of requests made by a person."""
 

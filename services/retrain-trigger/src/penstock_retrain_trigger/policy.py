@@ -15,17 +15,15 @@ budget    `retrain.max_per_day` accepted within 24 hours                      ye
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from penstock_pipelines.model import Retrain
 from penstock_schemas.records import RetrainEvent
-from penstock_schemas.retrain_requests import ACCEPTED, BY_HAND, SUPPRESSED, Ledger
+from penstock_schemas.retrain_requests import ACCEPTED, BY_HAND, REQUEST_ID, SUPPRESSED, Ledger
 
 ReasonClass = Literal["", "invalid", "disabled", "in flight", "cooldown", "budget"]
 DAY_MS: Final = 24 * 3_600_000
-REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)

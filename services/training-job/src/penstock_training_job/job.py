@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_routing.topic import Make, RoutingTopic
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import RoutingState
+from penstock_schemas.retrain_requests import REQUEST_ID
 from penstock_service.fail_points import FailPoints
 from penstock_streaming.settings import KafkaSettings
 from penstock_training.deployment import ModelServer
@@ -23,7 +23,6 @@ from penstock_training_job.request import RequestLog
 
 _ROUTING_TIMEOUT_S: Final = 30.0
 _PAUSE_S: Final = 1.0
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +100,8 @@ def open_job(
     ConfigError
         If the pipeline is wrong, or the request's id cannot be one.
     """
-    if not _REQUEST_ID.fullmatch(request_id):
-        raise ConfigError(f"--request-id: expected {_REQUEST_ID.pattern}, got {request_id!r}")
+    if not REQUEST_ID.fullmatch(request_id):
+        raise ConfigError(f"--request-id: expected {REQUEST_ID.pattern}, got {request_id!r}")
     pipeline = load_pipeline(pipeline_dir)
     name, topics = pipeline.config.pipeline, pipeline.config.topic_names
     kafka = KafkaSettings(bootstrap_servers=addresses.kafka)
