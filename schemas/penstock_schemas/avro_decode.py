@@ -72,7 +72,7 @@ class _Writer:
 
 
 class _Work:
-    """What is known so far about the rows of one batch."""
+    """The rows of one batch: how each is read, and what came of it."""
 
     def __init__(self, values: Sequence[bytes | None]) -> None:
         self.values = values

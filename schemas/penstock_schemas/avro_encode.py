@@ -147,7 +147,7 @@ class CompiledEncoder:
     def __init__(self, record: AvroType, head: bytes) -> None:
         self._layout = Layout(record)
         self._head = np.frombuffer(head, np.uint8)
-        # Compiles the kernel, or loads it, before there is anything to wait for.
+        # Compiles the kernel, or loads it, before the first batch.
         self._write(_Tables(self._layout, 0))
 
     def encode(self, columns: pa.RecordBatch) -> list[bytes]:
@@ -193,7 +193,7 @@ class CompiledEncoder:
 
 
 class _Tables:
-    """The columns of one batch as the kernel reads them."""
+    """The columns of one batch in the tables that the kernel reads."""
 
     def __init__(self, layout: Layout, rows: int) -> None:
         self.rows = rows
@@ -209,7 +209,7 @@ class _Tables:
         return np.concatenate(self._parts) if self._parts else np.empty(0, np.uint8)
 
     def fill(self, column: Column, array: pa.Array) -> None:
-        """Take over a column of as many rows."""
+        """Copy a column of as many rows into the tables."""
         if column.valid >= 0 and array.null_count:
             self.valid[column.valid] = array.is_valid().to_numpy(zero_copy_only=False)
         node = column.node
@@ -247,13 +247,13 @@ def _ends(array: pa.Array) -> npt.NDArray[np.int64]:
 
 
 def _values(array: pa.Array, width: int) -> npt.NDArray[np.uint8]:
-    """Return the bytes of a fixed-width array; those of nulls are any."""
+    """Return the bytes of a fixed-width array; those of nulls are arbitrary."""
     start = array.offset * width
     return np.frombuffer(array.buffers()[1], np.uint8)[start : start + len(array) * width]
 
 
 def _numbers(node: AvroType, array: pa.Array) -> Any:
-    """Return a column of numbers; those of nulls are any.
+    """Return a column of numbers; those of nulls are arbitrary.
 
     Raises
     ------

@@ -36,7 +36,7 @@ DOUBLES: Final = 8
 OPTIONAL: Final = 9
 
 STEP: Final = 4
-"""Numbers per step of a program: what, slot, argument, where to go on if null."""
+"""Numbers per step of a program: operation, slot, argument, where to jump if null."""
 
 LONGEST_NUMBER: Final = 10
 """Most bytes of a number."""

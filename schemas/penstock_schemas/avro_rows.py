@@ -120,7 +120,7 @@ class RowReader:
             if self._conflicts:
                 raise _unreadable(self._conflicts[0]) from exc
             raise SchemaError("the record does not resolve to the schema", got=str(exc)) from exc
-        except Exception as exc:  # the bytes come from outside: whatever they cause is theirs
+        except Exception as exc:  # caused by the bytes, whatever its class: the record is bad
             raise DecodeError("malformed", got=type(exc).__name__) from exc
         return row
 
@@ -147,7 +147,7 @@ def parsed(text: str) -> Any:
 
 
 def _named_as(reader_text: str, writer_text: str) -> str:
-    """Return the reader's schema under the writer's name: a topic's owner names its records."""
+    """Return the reader's schema under the writer's name: fastavro resolves by record name."""
     name = str(json.loads(writer_text)["name"]).rpartition(".")[2]
     return json.dumps({**json.loads(reader_text), "name": name})
 
@@ -265,7 +265,7 @@ def _skip_blocks(data: bytes, at: int, node: AvroType, path: str) -> int:
         if node.kind == "array" and width:
             at = _advance(data, at, count * width, path)
         else:
-            for _ in range(count):  # every turn consumes bytes, so it ends with them
+            for _ in range(count):  # each item consumes bytes: truncated input ends the loop
                 if node.kind == "map":
                     at = _skip_text(data, at, True, path)
                 at = _skip(data, at, item, path)

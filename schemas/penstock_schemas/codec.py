@@ -1,4 +1,4 @@
-"""Records to bytes and back: the one door to the codec.
+"""Records to bytes and back. Users of the codec import from here.
 
 Batches of hot topics are columns (`ColumnarDecoder`, `ColumnarEncoder`); single records of
 low-rate topics are dictionaries (`encode_one`, `decode_one`).

@@ -1,4 +1,4 @@
-"""Can a reader's schema read what a writer's schema wrote? Avro schema resolution, as a list.
+"""Conflicts of Avro schema resolution: why a reader's schema cannot read a writer's data.
 
 The row reader names the field at fault by it; the contract tests hold every ``.avsc`` BACKWARD
 compatible with its committed history (``schemas/history/<name>/<n>.avsc``).
@@ -56,7 +56,7 @@ class Conflict:
 
 
 def find_conflicts(writer: AvroType, reader: AvroType) -> list[Conflict]:
-    """Return what stands between a writer's data and a reader; empty if BACKWARD compatible.
+    """Return the conflicts between a writer's schema and a reader's; empty if BACKWARD compatible.
 
     Beyond the Avro specification, two different time units (milliseconds read as microseconds)
     are a conflict: the numbers would resolve, and be wrong. The name of the outermost record does

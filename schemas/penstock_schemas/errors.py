@@ -3,7 +3,7 @@
 ::
 
     PenstockError
-    ├─ RecordError        this record is bad: dead letter it, go on
+    ├─ RecordError        the record is bad: it becomes a dead letter, the batch goes on
     │  ├─ DecodeError         class decode
     │  ├─ SchemaError         class schema
     │  ├─ RuleViolation       class rule
@@ -11,13 +11,13 @@
     │  ├─ ModelRejected       class model
     │  ├─ Oversize            class oversize
     │  └─ PoisonRecord        class poison
-    ├─ RetryableError     a dependency is away or busy: pause, keep the offset, try again
+    ├─ RetryableError     a dependency is away or busy: pause, keep the offset, retry
     │  ├─ RegistryUnavailable
     │  ├─ ModelUnavailable
     │  ├─ BrokerUnavailable
     │  └─ FeatureStoreUnavailable
     ├─ Refused            a person asked for what policy does not allow: exit code 4
-    └─ FatalError         we are wrong: stop without committing, exit code not 0
+    └─ FatalError         program or settings are wrong: stop without committing, exit code not 0
        ├─ ConfigError
        ├─ SchemaIncompatible
        ├─ DeliveryFailed
@@ -189,7 +189,7 @@ class DeliveryFailed(FatalError):
 
 
 class DataGap(FatalError):
-    """Records that were never read are gone; nobody but a person can say where to go on.
+    """Records that were never read are gone; an operator must choose the offset to continue at.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ class DataGap(FatalError):
         Per partition the first offset that is missing and the first that is there again, None
         where that cannot be known.
     reason
-        What the log looks like instead.
+        What the log holds instead.
     """
 
     def __init__(self, topic: str, gaps: dict[int, tuple[int, int | None]], reason: str) -> None:
@@ -212,4 +212,4 @@ class DataGap(FatalError):
 
 
 class FencedError(FatalError):
-    """Another incarnation owns the transactional id: this worker exits."""
+    """Another producer has the transactional id: this worker exits."""

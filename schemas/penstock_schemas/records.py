@@ -1,9 +1,24 @@
-"""Frozen records of the low-rate topics. Hot topics are columns, never these."""
+"""Frozen records of the low-rate topics. Hot topics are read and written as columns."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
+
+
+class _Record:
+    """A record of a topic: to the Avro encoder and back, timestamps as int milliseconds."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain values for the Avro encoder."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return] # each is a dataclass
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Self:
+        """Build the record from what the Avro decoder returns."""
+        return cls(**value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +38,7 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class RoutingState:
+class RoutingState(_Record):
     """What the routers of one pipeline serve; fields as in routing_state.avsc.
 
     Parameters
@@ -43,13 +58,9 @@ class RoutingState:
         """The version with alias champion, if any."""
         return next((v for v in self.versions if v.alias == "champion"), None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain values for the Avro encoder."""
-        return asdict(self)
-
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> RoutingState:
-        """Build the record from what the Avro decoder returns (timestamps as int ms)."""
+    def from_dict(cls, value: dict[str, Any]) -> Self:
+        """Build the record from what the Avro decoder returns."""
         versions = tuple(ModelVersion(**v) for v in value["versions"])
         return cls(**{**value, "versions": versions})
 
@@ -76,7 +87,7 @@ class DriftWindow:
 
 
 @dataclass(frozen=True, slots=True)
-class DriftEvent:
+class DriftEvent(_Record):
     """A change found by one detector; fields as in drift_event.avsc.
 
     Parameters
@@ -105,18 +116,14 @@ class DriftEvent:
     reference_id: str
     severity: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain values for the Avro encoder."""
-        return asdict(self)
-
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> DriftEvent:
-        """Build the record from what the Avro decoder returns (timestamps as int ms)."""
+    def from_dict(cls, value: dict[str, Any]) -> Self:
+        """Build the record from what the Avro decoder returns."""
         return cls(**{**value, "window": DriftWindow(**value["window"])})
 
 
 @dataclass(frozen=True, slots=True)
-class RetrainEvent:
+class RetrainEvent(_Record):
     """One step of a retraining; fields as in retrain_event.avsc.
 
     Parameters
@@ -143,13 +150,9 @@ class RetrainEvent:
     verdict: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain values for the Avro encoder."""
-        return asdict(self)
-
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> RetrainEvent:
-        """Build the record from what the Avro decoder returns (timestamps as int ms)."""
+    def from_dict(cls, value: dict[str, Any]) -> Self:
+        """Build the record from what the Avro decoder returns."""
         return cls(**{**value, "cause_ids": tuple(value["cause_ids"])})
 
     @classmethod
@@ -185,7 +188,7 @@ class RetrainEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class DriftState:
+class DriftState(_Record):
     """Snapshot of the drift service's state; fields as in drift_state.avsc."""
 
     layout: str
@@ -196,18 +199,9 @@ class DriftState:
     error_times: bytes
     expected: bytes = b""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain values for the Avro encoder."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> DriftState:
-        """Build the record from what the Avro decoder returns."""
-        return cls(**value)
-
 
 @dataclass(frozen=True, slots=True)
-class AuditEvent:
+class AuditEvent(_Record):
     """One step of an operation on a running system; fields as in audit_event.avsc.
 
     Parameters
@@ -232,12 +226,3 @@ class AuditEvent:
     arguments: dict[str, str] = field(default_factory=dict)
     ranges: dict[str, str] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain values for the Avro encoder."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> AuditEvent:
-        """Build the record from what the Avro decoder returns (timestamps as int ms)."""
-        return cls(**value)

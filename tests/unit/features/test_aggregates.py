@@ -148,7 +148,7 @@ def test_packed_state_goes_on_as_if_nothing_happened(
 ) -> None:
     unbroken, restored = AggregateTable(layout), AggregateTable(layout)
     _update(unbroken, events[:cut])
-    keys, payloads = pack_rows(unbroken, unbroken.touched())
+    keys, payloads = pack_rows(unbroken, unbroken.changed_rows())
     assert unpack_into(restored, keys, payloads) == 0
     np.testing.assert_array_equal(_update(restored, events[cut:]), _update(unbroken, events[cut:]))
 
@@ -171,10 +171,10 @@ def test_state_and_answers_stay_finite_whatever_comes(
 def test_touched_rows_are_reported_once(layout: AggregateLayout) -> None:
     table = AggregateTable(layout)
     _update(table, [("a", 1, 1.0), ("b", 2, 1.0), ("a", 3, 1.0)])
-    assert table.keys(table.touched()) == ["a", "b"]
-    assert len(table.touched()) == 0
+    assert table.keys(table.changed_rows()) == ["a", "b"]
+    assert len(table.changed_rows()) == 0
     _update(table, [("b", 4, 1.0)])
-    assert table.keys(table.touched()) == ["b"]
+    assert table.keys(table.changed_rows()) == ["b"]
 
 
 def test_table_grows_past_its_first_size(layout: AggregateLayout) -> None:
@@ -188,7 +188,7 @@ def test_table_grows_past_its_first_size(layout: AggregateLayout) -> None:
 def test_peek_changes_nothing_and_knows_no_strangers(layout: AggregateLayout) -> None:
     table = AggregateTable(layout)
     _update(table, [("a", 1000, 4.0)])
-    table.touched()
+    table.changed_rows()
     times, values = np.array([61_000, 61_000]), np.array([[8.0], [8.0]])
     first = table.peek(["a", "stranger"], times, values)
     np.testing.assert_array_equal(table.peek(["a", "stranger"], times, values), first)
@@ -196,13 +196,13 @@ def test_peek_changes_nothing_and_knows_no_strangers(layout: AggregateLayout) ->
     assert first[0, 6] == pytest.approx(2.0)
     assert np.isnan(first[1]).all()
     assert len(table) == 1
-    assert len(table.touched()) == 0
+    assert len(table.changed_rows()) == 0
 
 
 def test_latest_includes_the_last_event(layout: AggregateLayout) -> None:
     table = AggregateTable(layout)
     _update(table, [("a", 1000, 4.0), ("a", 1000, 8.0)])
-    latest = table.latest(np.array([0]))[0]
+    latest = table.latest_aggregates(np.array([0]))[0]
     assert latest[0] == pytest.approx(2.0)
     assert latest[2] == pytest.approx(6.0)
     assert np.isnan(latest[5])
@@ -215,7 +215,7 @@ def test_state_of_another_layout_is_ignored(layout: AggregateLayout) -> None:
     foreign = table.vectors(np.array([0]))
     foreign[0, 0] += 1
     fresh = AggregateTable(layout)
-    assert fresh.load(["a"], foreign) == 1
+    assert fresh.load_vectors(["a"], foreign) == 1
     assert unpack_into(fresh, keys * 2, [payloads[0][:-8], b""]) == 2
     assert len(fresh) == 0
 
@@ -246,7 +246,9 @@ def test_history_is_the_stream(
             continue
         times = one.column("event_time").cast(pa.int64()).to_numpy()
         aggregates = table.update(one.column("account"), times, table.layout.values(one))
-        live = vectorizer.compute(one, aggregates, {"profile:limit": np.array([float(i)])})
+        live = vectorizer.complete(
+            vectorizer.event_part(one).matrix, aggregates, {"profile:limit": np.array([float(i)])}
+        )
         np.testing.assert_array_equal(offline[i], live[0])
 
 

@@ -31,13 +31,13 @@ def test_messages_give_vectors_dead_letters_and_changed_state(vectorizer: EventV
     values = [avro(event(1)), b"junk", json.dumps(event(4)).encode(), None, avro(event(2))]
     prepared = vectorizer.prepare(values)
     tables = {0: AggregateTable(CONFIG)}
-    matrix = vectorizer.update(prepared, np.zeros(3, np.int32), tables)
+    matrix = vectorizer.vectorize(prepared, np.zeros(3, np.int32), tables)
     assert prepared.rows.tolist() == [0, 2, 4]
     assert prepared.keys.to_pylist() == ["k1", "k1", "k2"]
     assert matrix.shape == (3, len(CONFIG.feature_names))
     assert [(row, e.dead_letter_class) for row, e in prepared.dead_letters] == [(1, "decode")]
     assert prepared.tombstones == 1
-    assert tables[0].keys(tables[0].touched()) == ["k1", "k2"]
+    assert tables[0].keys(tables[0].changed_rows()) == ["k1", "k2"]
 
 
 def test_state_given_from_outside_gives_the_vector_of_the_stream(
@@ -46,28 +46,30 @@ def test_state_given_from_outside_gives_the_vector_of_the_stream(
     table = AggregateTable(CONFIG)
     nowhere = np.zeros(1, np.int32)
     for i in (1, 4):
-        vectorizer.update(vectorizer.prepare([avro(event(i))]), nowhere, {0: table})
+        vectorizer.vectorize(vectorizer.prepare([avro(event(i))]), nowhere, {0: table})
     state = table.vectors(np.array([0]))
-    peeked = vectorizer.peek(vectorizer.prepare([avro(event(7))]), [state[0]])
-    again = vectorizer.peek(vectorizer.prepare([avro(event(7))]), [state[0]])
-    streamed = vectorizer.update(vectorizer.prepare([avro(event(7))]), nowhere, {0: table})
+    peeked = vectorizer.vectorize_from(vectorizer.prepare([avro(event(7))]), [state[0]])
+    again = vectorizer.vectorize_from(vectorizer.prepare([avro(event(7))]), [state[0]])
+    streamed = vectorizer.vectorize(vectorizer.prepare([avro(event(7))]), nowhere, {0: table})
     assert peeked.tolist() == again.tolist() == streamed.tolist()
 
 
 def test_unknown_entity_and_state_of_another_layout_are_no_history(
     vectorizer: EventVectorizer,
 ) -> None:
-    first = vectorizer.peek(vectorizer.prepare([avro(event(1))]), [None])
-    other = vectorizer.peek(vectorizer.prepare([avro(event(1))]), [np.ones(3)])
+    first = vectorizer.vectorize_from(vectorizer.prepare([avro(event(1))]), [None])
+    other = vectorizer.vectorize_from(vectorizer.prepare([avro(event(1))]), [np.ones(3)])
     fresh = {0: AggregateTable(CONFIG)}
-    streamed = vectorizer.update(vectorizer.prepare([avro(event(1))]), np.zeros(1, np.int32), fresh)
+    streamed = vectorizer.vectorize(
+        vectorizer.prepare([avro(event(1))]), np.zeros(1, np.int32), fresh
+    )
     assert first.tolist() == other.tolist() == streamed.tolist()
 
 
 def test_missing_aggregates_are_fatal(vectorizer: EventVectorizer) -> None:
     prepared = vectorizer.prepare([avro(event(1))])
     with pytest.raises(FatalError, match="partition 0"):
-        vectorizer.update(prepared, np.zeros(1, np.int32), {})
+        vectorizer.vectorize(prepared, np.zeros(1, np.int32), {})
 
 
 def test_events_that_are_no_records_need_no_key(vectorizer: EventVectorizer) -> None:

@@ -76,7 +76,8 @@ def test_defaults_stand_in_for_unknown_history_and_entity(
 ) -> None:
     unknown = np.full((2, 8), np.nan)
     online = {"profile:limit": np.array([np.nan, np.e - 1])}
-    matrix = Vectorizer(config).compute(events(2), unknown, online)
+    vectorizer = Vectorizer(config)
+    matrix = vectorizer.complete(vectorizer.event_part(events(2)).matrix, unknown, online)
     assert np.isfinite(matrix).all()
     assert _column(config, matrix, "mean") == [-1.0, -1.0]
     assert _column(config, matrix, "gap") == [99.0, 99.0]

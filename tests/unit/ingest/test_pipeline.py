@@ -114,7 +114,7 @@ def test_every_bad_row_ends_in_its_class(pipeline: IngestPipeline, tables: Table
         "1000000.0",
     )
     # what was refused is in nobody's history
-    assert tables[0].latest(np.array([0]))[0, 0] == pytest.approx(1.0)
+    assert tables[0].latest_aggregates(np.array([0]))[0, 0] == pytest.approx(1.0)
 
 
 def test_infinite_imputed_value_breaks_a_rule_but_nan_without_rule_is_imputed(

@@ -41,14 +41,14 @@ FUNCTIONS: Final = ("count", "sum", "mean", "std", "max", "zscore", "ratio", "si
 COUNT, SUM, MEAN, STD, MAX, ZSCORE, RATIO, SINCE_LAST = range(len(FUNCTIONS))
 _VERSION: Final = 1
 FORGOTTEN: Final = 1e-9
-"""A history that weighs less (30 half-lives after a single event) is no history."""
+"""A history of less weight (30 half-lives after a single event) counts as none."""
 BIGGEST: Final = 1e100
 """Larger values are accumulated as this, so that no square ever overflows."""
 Rows = npt.NDArray[np.int64]
 
 
 class AggregateLayout:
-    """The aggregates of one pipeline, as the kernel wants them.
+    """The aggregates of one pipeline as arrays, the form that the kernel takes.
 
     Attributes
     ----------
@@ -119,7 +119,7 @@ def _layout_id(groups: list[tuple[str | None, float]]) -> float:
 
 @numba.njit(cache=True)
 def _feature(function: int, group: npt.NDArray[np.float64], value: float) -> float:
-    """Return one aggregate of a decayed group; NaN where there is no answer."""
+    """Return one aggregate of a decayed group; NaN where it is not defined."""
     weight, mean, squares, largest = group
     if weight < FORGOTTEN:
         return np.nan
@@ -222,7 +222,7 @@ class AggregateTable:
         self._rows: dict[str, int] = {}
         self._keys: list[str] = []
         self._state = self.layout.fresh(64)
-        self._touched = np.zeros(64, dtype=np.bool_)
+        self._changed = np.zeros(64, dtype=np.bool_)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -230,7 +230,7 @@ class AggregateTable:
     def update(
         self, keys: pa.Array | Sequence[str], times_ms: npt.NDArray[np.int64], values: Floats
     ) -> Floats:
-        """Return each event's aggregates as of just before it, then take the event in.
+        """Return each event's aggregates as of just before it, then add the event.
 
         Parameters
         ----------
@@ -239,14 +239,14 @@ class AggregateTable:
         times_ms
             Event times, shape (n,). An event older than its entity's last one counts as now.
         values
-            Shape (n, fields of the layout); a value that is not finite is not taken in.
+            Shape (n, fields of the layout); a value that is not finite is not added.
 
         Returns
         -------
-        Shape (n, features), float64; NaN where there is no history or no answer.
+        Shape (n, features), float64; NaN where there is no history or the aggregate is not defined.
         """
         rows = self._locate(keys, add=True)
-        self._touched[rows] = True
+        self._changed[rows] = True
         return self._apply(rows, times_ms, values, update=True)
 
     def peek(
@@ -255,7 +255,7 @@ class AggregateTable:
         """Return what `update` would for each event alone, and change nothing."""
         return self._apply(self._locate(keys, add=False), times_ms, values, update=False)
 
-    def latest(self, rows: Rows) -> Floats:
+    def latest_aggregates(self, rows: Rows) -> Floats:
         """Return the aggregates of rows as of their last event, that event included.
 
         Shape (rows, features); NaN for zscore and ratio, which are about one event.
@@ -263,10 +263,10 @@ class AggregateTable:
         none = np.full((len(rows), len(self.layout.fields)), np.nan)
         return self._apply(rows, self._state[rows, LAST_TIME], none, update=False)
 
-    def touched(self) -> Rows:
+    def changed_rows(self) -> Rows:
         """Return the rows changed since the last call, ascending."""
-        rows: Rows = np.flatnonzero(self._touched[: len(self)])
-        self._touched[rows] = False
+        rows: Rows = np.flatnonzero(self._changed[: len(self)])
+        self._changed[rows] = False
         return rows
 
     def keys(self, rows: Rows) -> list[str]:
@@ -277,7 +277,7 @@ class AggregateTable:
         """Return a copy of the state vectors of rows, shape (rows, width)."""
         return self._state[rows]
 
-    def load(self, keys: Sequence[str], vectors: Floats) -> int:
+    def load_vectors(self, keys: Sequence[str], vectors: Floats) -> int:
         """Set the state vectors of entities; later duplicates win.
 
         Returns how many were ignored because they were written under another layout.
@@ -308,7 +308,7 @@ class AggregateTable:
         if rows > len(self._state):
             more = max(rows, 2 * len(self._state)) - len(self._state)
             self._state = np.concatenate([self._state, self.layout.fresh(more)])
-            self._touched = np.concatenate([self._touched, np.zeros(more, dtype=np.bool_)])
+            self._changed = np.concatenate([self._changed, np.zeros(more, dtype=np.bool_)])
 
     def _apply(
         self, rows: Rows, times: npt.NDArray[Any], values: Floats, *, update: bool
@@ -325,22 +325,12 @@ def warm_up(config: PipelineConfig) -> None:
     table.update(["warm-up"], times, np.zeros((1, len(table.layout.fields))))
 
 
-def pack(vectors: Floats) -> list[bytes]:
-    """Return one payload per state vector.
-
-    Examples
-    --------
-    >>> pack(np.array([[1.0, 2.0]]))[0].hex()
-    '000000000000f03f0000000000000040'
-    """
-    size = 8 * vectors.shape[1]
-    data = np.ascontiguousarray(vectors, dtype="<f8").tobytes()
-    return [data[at : at + size] for at in range(0, len(data), size)]
-
-
 def pack_rows(table: AggregateTable, rows: Rows) -> tuple[list[bytes], list[bytes]]:
-    """Return keys (UTF-8) and payloads of rows of a table."""
-    return [key.encode() for key in table.keys(rows)], pack(table.vectors(rows))
+    """Return keys (UTF-8) and payloads of rows of a table, for the changelog."""
+    size = 8 * table.layout.width
+    data = np.ascontiguousarray(table.vectors(rows), dtype="<f8").tobytes()
+    payloads = [data[at : at + size] for at in range(0, len(data), size)]
+    return [key.encode() for key in table.keys(rows)], payloads
 
 
 def unpack_into(table: AggregateTable, keys: Sequence[bytes], payloads: Sequence[bytes]) -> int:
@@ -356,5 +346,5 @@ def unpack_into(table: AggregateTable, keys: Sequence[bytes], payloads: Sequence
     if fitting:
         data = b"".join(payloads[i] for i in fitting)
         vectors = np.frombuffer(data, dtype="<f8").reshape(len(fitting), table.layout.width)
-        ignored += table.load([keys[i].decode() for i in fitting], vectors)
+        ignored += table.load_vectors([keys[i].decode() for i in fitting], vectors)
     return ignored

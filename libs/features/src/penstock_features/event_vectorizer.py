@@ -3,8 +3,8 @@
 The one stage of the stream (ingest) and of REST (inference); a process that wants vectors of
 events calls it. Two steps: `EventVectorizer.prepare` does everything that can fail or wait and
 changes no state, so a batch that is tried again because the registry or Feast was away leaves no
-trace. `update` then takes the events into the aggregates; it is called once per batch, in order.
-`peek` computes the same vectors from a given state and changes nothing.
+trace. `vectorize` then adds the events to the aggregates; it is called once per batch, in order.
+`vectorize_from` computes the same vectors from given states and changes nothing.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class EventVectorizer:
         with self._timed("validate"):
             part = self._vectorizer.event_part(columns)
             broken: dict[int, RecordError] = {}
-            # The first reason found is the one the producer reads.
+            # The first reason found is the one in the dead letter.
             for row, error in (
                 *self._refused(record_keys, rows, columns),
                 *self._rules.violations(columns),
@@ -144,13 +144,13 @@ class EventVectorizer:
             tombstones=len(decoded.tombstones),
         )
 
-    def update(
+    def vectorize(
         self,
         prepared: PreparedEvents,
         partitions: npt.NDArray[np.int32],
         tables: Mapping[int, AggregateTable],
     ) -> Matrix:
-        """Return the vectors, and take the events into the aggregates.
+        """Return the vectors, and add the events to the aggregates.
 
         Parameters
         ----------
@@ -158,7 +158,7 @@ class EventVectorizer:
             Partition of each good event, shape (n,).
         tables
             Aggregates by partition; empty for a pipeline without any. What has changed is in
-            `AggregateTable.touched`.
+            `AggregateTable.changed_rows`.
 
         Returns
         -------
@@ -183,8 +183,8 @@ class EventVectorizer:
                     result[at] = tables[partition].update(keys, times[at], values[at])
             return self._vectorizer.complete(prepared.matrix, result, prepared.online)
 
-    def peek(self, prepared: PreparedEvents, states: Sequence[Floats | None]) -> Matrix:
-        """Return the vectors that `update` would make of each event alone, and change nothing.
+    def vectorize_from(self, prepared: PreparedEvents, states: Sequence[Floats | None]) -> Matrix:
+        """Return the vectors that `vectorize` would make of each event alone, and change nothing.
 
         Parameters
         ----------
@@ -194,7 +194,7 @@ class EventVectorizer:
         table = AggregateTable(self._layout)
         for key, state in zip(prepared.keys.to_pylist(), states, strict=True):
             if state is not None:
-                table.load([key], state.reshape(1, -1))
+                table.load_vectors([key], state.reshape(1, -1))
         result = table.peek(prepared.keys, *self._times_and_values(prepared))
         return self._vectorizer.complete(prepared.matrix, result, prepared.online)
 

@@ -1,4 +1,4 @@
-"""The offline pass: the stream's own code over a table that is ordered by time."""
+"""Training features: the stream's code over a table of past events, ordered by time."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def history(
 
     Returns
     -------
-    Shape (n, d), float32. A row the stream would have refused is NaN throughout and leaves no
-    trace in the aggregates.
+    Shape (n, d), float32. A row the stream would have refused is NaN throughout and is not
+    added to the aggregates.
     """
     vectorizer = Vectorizer(config)
     part = vectorizer.event_part(columns)

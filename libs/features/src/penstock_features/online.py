@@ -196,7 +196,7 @@ class _OneCall:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn what Feast and its stores raise when they are away into our error."""
+    """Raise FeatureStoreUnavailable for what Feast and its stores raise when they are away."""
     _import_feast()
     from feast.errors import FeastError
     from google.protobuf.message import DecodeError  # a registry file that is just being written
@@ -356,7 +356,7 @@ def apply_definitions(pipeline_dir: Path, repo_dir: Path) -> None:
     online = repo_dir / ONLINE_DB
     if online.exists():
         with closing(sqlite3.connect(online, timeout=SQLITE_TIMEOUT_S)) as connection:
-            # Readers and the writer then never wait for each other. The file remembers it.
+            # Readers and the writer then never wait for each other; the mode is kept in the file.
             connection.execute("PRAGMA journal_mode=WAL")
 
 
@@ -401,10 +401,10 @@ def _write_settings(pipeline: str, repo_dir: Path) -> None:
 
 
 class _FromSource(SourceFileLoader):
-    """Compiles the definitions each time: bytecode is told apart by second and size only.
+    """Compiles the definitions each time; cached bytecode is matched by second and size only.
 
-    An edit within the second, such as another ttl of as many digits, would be missed; and a
-    pipeline's folder stays free of what is not its user's.
+    An edit within the second, such as another ttl of as many digits, would be missed. Nor does a
+    ``__pycache__`` appear in the pipeline's folder.
     """
 
     def get_code(self, fullname: str) -> CodeType:

@@ -1,4 +1,4 @@
-"""The rules of pipeline.yaml over columns: which rows break one, and which one first."""
+"""The rules of pipeline.yaml over columns: the rows that break one, and the first one broken."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from penstock_features.arrow_columns import numbers, texts
 
 Mask = npt.NDArray[np.bool_]
 GOT_MAX_CHARS = 60
-"""A dead letter says what came, not all of it."""
+"""Longest value quoted in a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """From an event's columns, its aggregates and its online features to the model's matrix.
 
-Pure and declarative: what each column means is pipeline.yaml. The same code runs in the stream,
-behind REST and over the training set, so there is nothing to skew between them.
+What each column means is declared in pipeline.yaml. The same code runs in the stream, behind REST
+and over the training set, so that serving and training compute the same features.
 
 A feature's ``default`` is the value the model sees: it stands in after the transform, not before.
 """
@@ -55,7 +55,7 @@ _NUMERIC: Final[Mapping[str, Callable[[Floats], Floats]]] = {
 
 @dataclass(frozen=True, slots=True)
 class EventPart:
-    """The matrix with the event's own features filled in, and the rows that may not go on.
+    """The matrix with the event's own features filled in, and the rows that are refused.
 
     Parameters
     ----------
@@ -94,28 +94,6 @@ class Vectorizer:
                 self._online.append((at, feature))
             at += len(feature.columns)
 
-    def compute(
-        self, columns: pa.RecordBatch, aggregates: Floats, online: Mapping[str, Floats]
-    ) -> Matrix:
-        """Return the feature matrix of events that `event_part` accepts.
-
-        Parameters
-        ----------
-        columns
-            The events, n rows.
-        aggregates
-            Shape (n, aggregate features in the order of pipeline.yaml); NaN where not known.
-        online
-            By ``view:feature``, shape (n,); NaN where not known.
-
-        Returns
-        -------
-        Shape (n, d), float32, all finite: a value that may not be missing and is becomes its
-        feature's default.
-        """
-        part = self.event_part(columns)
-        return self.complete(part.matrix, aggregates, online)
-
     def event_part(self, columns: pa.RecordBatch) -> EventPart:
         """Fill in the features computed from the event alone, and check them."""
         matrix = np.zeros((columns.num_rows, len(self.feature_names)), dtype=np.float32)
@@ -138,7 +116,20 @@ class Vectorizer:
         return EventPart(matrix, sorted(broken.items(), key=lambda item: item[0]))
 
     def complete(self, matrix: Matrix, aggregates: Floats, online: Mapping[str, Floats]) -> Matrix:
-        """Fill aggregates and online features into ``matrix``, in place, and return it."""
+        """Fill aggregates and online features into ``matrix``, in place, and return it.
+
+        Parameters
+        ----------
+        aggregates
+            Shape (n, aggregate features in the order of pipeline.yaml); NaN where not known.
+        online
+            By ``view:feature``, shape (n,); NaN where not known.
+
+        Returns
+        -------
+        Shape (n, d), float32, all finite: a value that may not be missing and is becomes its
+        feature's default.
+        """
         for index, (at, feature) in enumerate(self._aggregates):
             _fill(matrix, at, _maybe_log(aggregates[:, index], feature), feature.default)
         for at, feature in self._online:

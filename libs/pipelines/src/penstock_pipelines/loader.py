@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import fastavro.schema
 import yaml
+from penstock_schemas.avro_schema import AvroField, AvroType, InvalidSchema, parse_record
 from penstock_schemas.errors import ConfigError
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -27,7 +28,7 @@ TEXT: Final = frozenset({"string", "enum"})
 UNSUPPORTED: Final = frozenset(
     {"bytes", "fixed", "decimal", "uuid", "time-millis", "time-micros", "duration"}
 )
-"""Types the columnar decoder has not got; it must be known before the first event."""
+"""Types refused in events, at load and not at the first event."""
 TRANSFORM_TYPES: Final = {
     "identity": NUMERIC,
     "log1p": NUMERIC,
@@ -51,7 +52,7 @@ class LoadedPipeline:
     config
         The validated ``pipeline.yaml``.
     folder
-        Where it came from, absolute.
+        Absolute path of the folder.
     event_schema
         Text of the event's Avro schema.
     """
@@ -175,42 +176,34 @@ def event_fields(schema_text: str, path: Path) -> dict[str, EventField]:
     Raises
     ------
     ConfigError
-        If it is not an Avro record, or uses a type that the decoder has not got.
+        If it is not an Avro record, or uses one of the `UNSUPPORTED` types.
     """
     try:
-        schema: Any = json.loads(schema_text)
+        fastavro.schema.parse_schema(json.loads(schema_text))
+        record = parse_record(schema_text)
     except json.JSONDecodeError as exc:
         raise ConfigError(f"{path}:{exc.lineno}: expected JSON, got {exc.msg}") from exc
-    try:
-        fastavro.schema.parse_schema(json.loads(schema_text))
     except (fastavro.schema.SchemaParseException, fastavro.schema.UnknownType) as exc:
         raise ConfigError(f"{path}: expected an Avro schema, got {exc}") from exc
-    if not isinstance(schema, dict) or schema.get("type") != "record":
-        raise ConfigError(f"{path}:1: expected an Avro record, got another type")
-    for field in schema["fields"]:
-        for kind in _types(field["type"]):
+    except InvalidSchema as exc:
+        raise ConfigError(f"{path}:1: expected an Avro record, got another type: {exc}") from exc
+    for field in record.fields:
+        for kind in _kinds(field.type):
             if kind in UNSUPPORTED:
-                line = _line_of_field(schema_text, field["name"])
+                line = _line_of_field(schema_text, field.name)
                 raise ConfigError(
-                    f"{path}:{line}: {field['name']}: expected a type other than "
+                    f"{path}:{line}: {field.name}: expected a type other than "
                     f"{', '.join(sorted(UNSUPPORTED))}, got {kind}"
                 )
-    return {f["name"]: _event_field(f) for f in schema["fields"]}
+    return {f.name: _event_field(f) for f in record.fields}
 
 
-def _types(avro: Any) -> Iterator[str]:
-    if isinstance(avro, list):
-        for option in avro:
-            yield from _types(option)
-    elif isinstance(avro, dict):
-        yield from (avro[k] for k in ("logicalType",) if k in avro)
-        for key in ("type", "items", "values"):
-            if key in avro:
-                yield from _types(avro[key])
-        for field in avro.get("fields", []):
-            yield from _types(field["type"])
-    else:
-        yield str(avro)
+def _kinds(node: AvroType) -> Iterator[str]:
+    """Return the logical type, else the kind, of a type and of all inside."""
+    yield node.logical or node.kind
+    for inner in (*node.branches, *(f.type for f in node.fields), node.items):
+        if inner is not None:
+            yield from _kinds(inner)
 
 
 def _line_of_field(text: str, name: str) -> int:
@@ -220,18 +213,10 @@ def _line_of_field(text: str, name: str) -> int:
     return 1
 
 
-def _event_field(field: dict[str, Any]) -> EventField:
-    avro = field["type"]
-    options = avro if isinstance(avro, list) else [avro]
-    others = [o for o in options if o != "null"]
-    nullable = len(others) < len(options)
-    if len(others) != 1:
-        return EventField(field["name"], "union", nullable)
-    only = others[0]
-    if not isinstance(only, dict):
-        return EventField(field["name"], str(only), nullable)
-    kind = str(only.get("logicalType", only["type"]))
-    return EventField(field["name"], kind, nullable, tuple(only.get("symbols", ())))
+def _event_field(field: AvroField) -> EventField:
+    only = field.type.optional or field.type
+    nullable = only is not field.type or "null" in {b.kind for b in field.type.branches}
+    return EventField(field.name, only.logical or only.kind, nullable, only.symbols)
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +351,7 @@ class YamlDocument:
 
 
 def dotted(location: Location) -> str:
-    """Return a location as people write it.
+    """Return a location in dotted form.
 
     Examples
     --------
@@ -380,7 +365,7 @@ def dotted(location: Location) -> str:
 
 
 def parse_yaml(path: Path) -> YamlDocument:
-    """Read a YAML file and remember where everything stands.
+    """Read a YAML file with the line of every value.
 
     Raises
     ------

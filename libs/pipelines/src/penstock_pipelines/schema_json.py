@@ -24,7 +24,7 @@ def schema_json() -> str:
 
 
 def main() -> int:
-    """Write the schema; with ``--check`` only tell whether the file is fresh."""
+    """Write the schema; with ``--check`` only compare, exit code 1 if the file is stale."""
     text = schema_json()
     if "--check" in sys.argv[1:]:
         fresh = PUBLISHED.is_file() and PUBLISHED.read_text(encoding="utf-8") == text

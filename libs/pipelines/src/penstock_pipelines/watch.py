@@ -1,4 +1,4 @@
-"""pipeline.yaml as it is now: an edit of a running pipeline is read again."""
+"""pipeline.yaml of a running pipeline, read again after an edit."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _Stamp = tuple[int, int, int]
 class PipelineWatch:
     """Reads pipeline.yaml again when the file has changed.
 
-    A wrong edit changes nothing: it is logged, with its line, and counted.
+    An invalid edit changes nothing: it is logged, with its line, and counted.
 
     Parameters
     ----------
     loaded
-        What holds until the first edit.
+        The pipeline as loaded at the start.
     count
-        Told of every edit that was read.
+        Called with the result of every edit that was read.
 
     Attributes
     ----------
     current
-        What the last look has found; any thread may read it.
+        Configuration as of the last check; any thread may read it.
     """
 
     def __init__(self, loaded: LoadedPipeline, count: Callable[[Result], object]) -> None:
@@ -46,9 +46,9 @@ class PipelineWatch:
         self._read: _Stamp | None = None
 
     def config(self) -> PipelineConfig:
-        """Return the newest right configuration; costs one look at the file.
+        """Return the newest valid configuration; costs one stat of the file.
 
-        A file that has changed is read at the second look that finds it the same: an editor may
+        A file that has changed is read at the second check that finds it the same: an editor may
         still be writing at the first.
         """
         stamp, before = self._stamp(), self._seen
@@ -63,12 +63,12 @@ class PipelineWatch:
             self._count("refused")
             return self.current
         if found != self.current:
-            self._tell(found)
+            self._log_change(found)
             self.current = found
             self._count("applied")
         return self.current
 
-    def _tell(self, found: PipelineConfig) -> None:
+    def _log_change(self, found: PipelineConfig) -> None:
         changed = [
             name
             for name in PipelineConfig.model_fields
@@ -80,7 +80,7 @@ class PipelineWatch:
             logger.warning("%s: these need a restart: %s", self._folder, ", ".join(waiting))
 
     def _stamp(self) -> _Stamp | None:
-        """Return what tells one content of the file from another, None while it is away."""
+        """Return mtime, size and inode of the file; None while it is missing."""
         try:
             found = (self._folder / CONFIG_FILE).stat()
         except OSError:

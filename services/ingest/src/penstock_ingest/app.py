@@ -1,4 +1,4 @@
-"""Wiring: builds the parts of each pipeline and runs their loops until told to stop."""
+"""Builds the parts of each pipeline and runs their loops until a stop signal."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def loop_settings(settings: IngestSettings, config: PipelineConfig) -> LoopSetti
 
 
 class PipelineLoop:
-    """Builds the loop of one pipeline with everything it needs.
+    """Builds the loop of one pipeline and all it depends on.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def run(settings: IngestSettings, stop: threading.Event) -> int:
     ConfigError
         If a pipeline folder is wrong.
     """
-    logging.getLogger("feast").setLevel(logging.WARNING)  # it tells of every cache refresh
+    logging.getLogger("feast").setLevel(logging.WARNING)  # it logs every cache refresh
     registry = CollectorRegistry()
     families = LoopMetrics(registry), IngestFamilies(registry)
     pipelines = [load_pipeline(Path(folder)) for folder in settings.pipelines]

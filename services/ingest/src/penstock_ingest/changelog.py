@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class StateChangelog:
-    """Reads the state of partitions back.
+    """Restores the state of partitions from the changelog topic.
 
     Parameters
     ----------

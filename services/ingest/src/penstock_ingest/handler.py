@@ -1,6 +1,6 @@
-"""The service's side of the loop: keyed state per partition, in step with the transaction.
+"""Handler of the loop: keyed state per partition, in step with the transaction.
 
-State changes only when the loop takes a batch's result, in order; what `changelog` returns is
+State changes only when the loop asks for a batch's result, in order; what `changelog` returns is
 therefore the state after exactly the records of the open transaction. An aborted transaction drops
 the state and reads the committed one back, whatever became of the commit.
 """
@@ -19,7 +19,7 @@ from penstock_ingest.writeback import WriteBackThread
 
 
 class PendingIngest:
-    """A prepared batch; its result is made when the loop takes it."""
+    """A prepared batch; its result is computed when the loop asks for it."""
 
     def __init__(self, handler: IngestHandler, prepared: Prepared) -> None:
         self._handler = handler
@@ -31,7 +31,7 @@ class PendingIngest:
         return True
 
     def result(self, timeout_s: float) -> HandledBatch:
-        """Take the events into the state, once, and return the outcome."""
+        """Add the events to the state, once, and return the outcome."""
         if self._handled is None:
             self._handled = self._handler.finish(self._prepared)
         return self._handled
@@ -43,7 +43,7 @@ class IngestHandler:
     Parameters
     ----------
     pipeline
-        The pure core.
+        Turns messages into outputs.
     changelog
         None for a pipeline without aggregates: it has no state.
     write_back
@@ -75,7 +75,7 @@ class IngestHandler:
         return PendingIngest(self, self._pipeline.prepare(batch))
 
     def finish(self, prepared: Prepared) -> HandledBatch:
-        """Do the rest; called by the pending batch."""
+        """Add the batch's events to the state; called by the pending batch."""
         return self._pipeline.finish(prepared, self._tables)
 
     def assigned(self, partitions: Sequence[int], deadline_s: float) -> None:
@@ -102,7 +102,7 @@ class IngestHandler:
             return ()
         outputs: list[OutputColumns] = []
         for partition, table in self._tables.items():
-            rows = table.touched()
+            rows = table.changed_rows()
             if len(rows):
                 keys, payloads = pack_rows(table, rows)
                 outputs.append(
@@ -120,7 +120,7 @@ class IngestHandler:
         self._uncommitted.clear()
 
     def rolled_back(self, partitions: Sequence[int], deadline_s: float) -> None:
-        """Return to the committed state, read anew: it is right whatever became of the commit."""
+        """Read the committed state again: it is right whether the commit went through or not."""
         self._uncommitted.clear()
         self.revoked(partitions)
         self.assigned(partitions, deadline_s)

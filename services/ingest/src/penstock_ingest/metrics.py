@@ -1,4 +1,4 @@
-"""What ingest counts and times beyond the loop; the registry is passed in."""
+"""Metrics of ingest beyond those of the loop; the registry is passed in."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class IngestMetrics:
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[None]:
-        """Time a block."""
+        """Time a block as a stage."""
         start = perf_counter()
         try:
             yield

@@ -74,7 +74,7 @@ class IngestPipeline:
         return Prepared(batch, self._vectorizer.prepare(batch.values, batch.keys))
 
     def finish(self, prepared: Prepared, tables: Mapping[int, AggregateTable]) -> HandledBatch:
-        """Take the events into the aggregates and return every row's outcome.
+        """Add the events to the aggregates and return every row's outcome.
 
         Parameters
         ----------
@@ -85,7 +85,7 @@ class IngestPipeline:
         outputs: list[OutputColumns] = []
         if len(events.rows):
             partitions = prepared.batch.partitions[events.rows]
-            matrix = self._vectorizer.update(events, partitions, tables)
+            matrix = self._vectorizer.vectorize(events, partitions, tables)
             with self._metrics.stage("encode"):
                 outputs.append(self._encode(prepared.batch, events, matrix))
         return HandledBatch(

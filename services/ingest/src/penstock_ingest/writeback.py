@@ -25,14 +25,14 @@ logger = logging.getLogger(__name__)
 MAX_WAITING = 200_000
 """Entities kept while the online store is away; further ones are dropped and counted."""
 ROWS_PER_WRITE = 1_000
-"""The write is Python inside: small pieces let the loop's thread run in between."""
+"""Feast's write holds the GIL: between small writes the loop's thread can run."""
 FINAL_WRITE_S = 2.0
 LATEST_MS = 4_102_444_800_000
 """1 January 2100."""
 
 
 class WriteBackThread:
-    """Writes what it was offered, latest value per entity, every few seconds.
+    """Thread that writes the offered state, latest value per entity, every few seconds.
 
     Raises
     ------
@@ -65,11 +65,11 @@ class WriteBackThread:
         self._thread = threading.Thread(target=self._run, name="write-back", daemon=True)
 
     def start(self) -> None:
-        """Start to write."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is waiting, within two seconds, and stop."""
+        """Write what is waiting, within two seconds, and end the thread."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(FINAL_WRITE_S + 1.0)
@@ -88,7 +88,7 @@ class WriteBackThread:
                     self._metrics.dropped.inc()
 
     def write(self, deadline: Deadline | None = None) -> bool:
-        """Write what is waiting now; return whether all of it went well."""
+        """Write what is waiting now; return whether all of it was written."""
         with self._lock:
             taken, self._waiting = self._waiting, {}
         keys = list(taken)
@@ -125,14 +125,14 @@ class WriteBackThread:
         table = AggregateTable(self._layout)
         unpack_into(table, keys, [payloads[key] for key in keys])
         rows = np.arange(len(table))
-        values, vectors = table.latest(rows), table.vectors(rows)
+        values, vectors = table.latest_aggregates(rows), table.vectors(rows)
         columns: dict[str, object] = {self._entity: table.keys(rows)}
         for field, name in self._section.fields.items():
             column = values[:, self._layout.names.index(name)]
             columns[field] = np.where(np.isnan(column), 0.0, column)
         if self._section.state is not None:
             columns[self._section.state] = vectors.tolist()
-        # A producer's clock may say anything; pandas cannot hold more than the year 2262.
+        # Event times are the producers' own; pandas cannot hold more than the year 2262.
         times = np.clip(vectors[:, LAST_TIME], 0, LATEST_MS).astype(np.int64)
         columns["event_timestamp"] = pd.to_datetime(times, unit="ms", utc=True)
         return pd.DataFrame(columns)

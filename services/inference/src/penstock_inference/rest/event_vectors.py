@@ -74,7 +74,7 @@ class EventVectors:
             key=keys[0],
             time_ms=int(times_ms(columns.column(event.time))[0]),
             inputs=_plain(columns),
-            matrix=self._events.peek(events, states),
+            matrix=self._events.vectorize_from(events, states),
         )
 
 
