@@ -70,7 +70,7 @@ DRAINED_WITHIN_S: Final = 60.0
 STOP_WITHIN_S: Final = 90.0
 
 Publish = Callable[[Progress, Watch, threading.Event], SimulationReport]
-"""Publishes events until it is stopped; tells how many, and hands out each batch before it."""
+"""Publishes events until it is stopped; calls back with each batch before it, and with counts."""
 
 
 @dataclass(frozen=True, slots=True)

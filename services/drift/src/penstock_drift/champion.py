@@ -1,4 +1,4 @@
-"""Which version is the champion, told by the predictions alone."""
+"""Which version is the champion, by the predictions in the log alone."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Sources:
 
 @dataclass(slots=True)
 class Uncommitted:
-    """What has happened since the last commit, for the metrics."""
+    """Counts since the last commit, for the metrics."""
 
     labels: Counter[str] = field(default_factory=Counter)
     events: list[DriftEvent] = field(default_factory=list)
@@ -103,19 +103,19 @@ class MonitorHandler:
         self._open = Uncommitted()
 
     def submit(self, batch: MessageBatch) -> Completed:
-        """Take a batch in.
+        """Process a batch.
 
         Raises
         ------
         RetryableError
-            Registry, tracking server or broker are away. Nothing of the batch is taken in.
+            Registry, tracking server or broker do not answer. Nothing of the batch is processed.
         """
         decoded = self._sources.decoder.decode(batch.values)
         observed = observations_of(decoded.columns, batch.offsets[decoded.rows])
         self._load_references(observed)
         if self._is_restoring:
             self._catch_up(int(batch.offsets[0]))
-        # Records that the state has seen already come again only if somebody moves the group back.
+        # Offsets before the state's come only after the group's offsets were reset to earlier ones.
         fresh = observed.after(self._at)
         outcome = self._monitor.process(fresh)
         self._at = max(self._at, int(batch.offsets[-1]) + 1)
@@ -177,7 +177,7 @@ class MonitorHandler:
         self._metrics.show_monitor(monitor)
 
     def revoked(self, partitions: Sequence[int]) -> None:
-        """Drop the state."""
+        """Drop the state of the partition."""
         if PARTITION in partitions:
             self._monitor = self._new_monitor()
             self._is_restoring = True
@@ -197,7 +197,7 @@ class MonitorHandler:
         return [OutputColumns(topic, [str(PARTITION).encode()], [value], [PARTITION])]
 
     def committed(self) -> None:
-        """Show what is committed."""
+        """Count the transaction and set the gauges, now that it is committed."""
         done, self._open = self._open, Uncommitted()
         self._metrics.count_committed(done.labels, done.events, done.requests, done.observations)
         if done.snapshot_bytes:
@@ -206,7 +206,7 @@ class MonitorHandler:
         self._metrics.show_monitor(self._monitor)
 
     def rolled_back(self, partitions: Sequence[int], deadline_s: float) -> None:
-        """Return to the committed state, read anew: it is right whatever became of the commit."""
+        """Restore the committed state by reading it: right whether or not the commit took place."""
         self.revoked(partitions)
         self.assigned(partitions, deadline_s)
 
@@ -219,7 +219,7 @@ class MonitorHandler:
                 self._sources.references.load(name, version)
 
     def _catch_up(self, end: int) -> None:
-        """Process again what was committed since the snapshot; nothing of it is written again."""
+        """Process what was committed since the snapshot; nothing of it is written again."""
         began, start = self._clock(), self._at
         deadline = Deadline(CATCH_UP_S)
         history = self._sources.history

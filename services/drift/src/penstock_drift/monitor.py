@@ -49,7 +49,7 @@ class Outcome:
 
 
 class DriftMonitor:
-    """Watches one pipeline.
+    """Label join, detectors and episodes of one pipeline.
 
     Parameters
     ----------
@@ -78,13 +78,13 @@ class DriftMonitor:
         return self._join.waiting
 
     def rebuild(self, batch: Observations) -> Outcome:
-        """Take a batch into the label join only."""
+        """Process a batch in the label join only; the detectors do not see it."""
         pairs, counts = self._join.join(batch)
         losses = bounded_log_loss(pairs.labels, pairs.scores)
         return Outcome(pairs, counts, losses, expected_log_loss(pairs.scores))
 
     def process(self, batch: Observations) -> Outcome:
-        """Take a batch in and return what it has led to."""
+        """Process a batch: join, detectors, episodes; return what it has led to."""
         outcome = self.rebuild(batch)
         champion = np.array([name[2] == "champion" for name in batch.names], np.bool_)
         rows = np.flatnonzero(champion[batch.who]) if len(batch) else np.empty(0, np.int64)
@@ -97,7 +97,7 @@ class DriftMonitor:
         return outcome
 
     def _watch(self, model_name: str, model_version: str) -> None:
-        """Begin anew with another version."""
+        """Watch another champion: new detectors against its reference, no episode."""
         reference = self._reference_of(model_name, model_version)
         self.watched = Watched(
             model_name, model_version, reference.reference_id if reference else ""

@@ -63,7 +63,7 @@ class DriftSettings(BaseSettings):
     start_timeout_s: PositiveFloat = 120.0
     """Longest wait for registry and broker at the start, seconds; then the process exits."""
     stuck_after_s: PositiveFloat = 120.0
-    """Silence of a loop after which /live says no, seconds; more than a restore may take."""
+    """Time without a turn of a loop after which /live fails, seconds; more than a restore takes."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe line that is logged."""
 

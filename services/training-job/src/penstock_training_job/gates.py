@@ -30,7 +30,7 @@ METRICS: Final = (
     "gain_low",
     "gain_high",
 )
-"""What an event of state finished tells."""
+"""Metrics of a finished event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +82,12 @@ def canary_objection(found: Comparison, min_gain: float) -> str:
 
 
 def told(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return those metrics of a run that an event tells."""
+    """Return those metrics of a run that belong into an event."""
     return {name: metrics[name] for name in METRICS if name in metrics}
 
 
 def holdout_metrics(found: Comparison, training_rows: int) -> dict[str, float]:
-    """Return what the comparison on the holdout tells."""
+    """Return the metrics of the comparison on the holdout."""
     return {
         "training_rows": float(training_rows),
         "holdout_rows": float(found.rows),
@@ -100,7 +100,7 @@ def holdout_metrics(found: Comparison, training_rows: int) -> dict[str, float]:
 
 
 def canary_metrics(found: Comparison) -> dict[str, float]:
-    """Return what the comparison on the canary's rows tells, in place of the holdout's gain."""
+    """Return the canary comparison's metrics; its gain replaces the holdout's."""
     return {
         "canary_rows": float(found.rows),
         "canary_positives": float(found.positives),

@@ -1,4 +1,4 @@
-"""How hard the simulated problem is: ``python -m penstock_training.describe pipelines/fraud``.
+"""How hard the simulated problem is: ``python benchmarks/difficulty.py pipelines/fraud``.
 
 Prints, per seed and kind of drift, the AUC of the oracle, of the best single feature, and of models
 trained before and after the drift.
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from penstock_features.history import history
+from penstock_monitoring.quality import auc
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_schemas.errors import ConfigError, PenstockError
 from penstock_simulator.generators import Drift, make_generator
-
 from penstock_training.trainers import FittedModel, Matrix, Vector, make_trainer
 from penstock_training.training_set import HISTORY_END_MS, training_set
 
@@ -60,15 +60,8 @@ def simulated_stream(pipeline: LoadedPipeline, seed: int, n: int, drift: Drift |
     return Stream(history(pipeline.config, batch.columns, online), batch.labels, batch.oracle)
 
 
-def auc(labels: Vector, scores: Vector | Matrix) -> float:
-    """Return the area under the ROC curve."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(labels, scores))
-
-
 def best_single_feature(pipeline: LoadedPipeline, stream: Stream) -> tuple[str, float]:
-    """Return the feature that tells most alone, in either direction, and its AUC."""
+    """Return the feature that separates best alone, in either direction, and its AUC."""
     each = [auc(stream.labels, stream.matrix[:, i]) for i in range(stream.matrix.shape[1])]
     strength = [max(a, 1.0 - a) for a in each]
     best = int(np.argmax(strength))
