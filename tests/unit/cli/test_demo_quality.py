@@ -39,15 +39,15 @@ def labels(numbers: range, truth: np.ndarray) -> Labels:  # type: ignore[type-ar
 
 
 @pytest.fixture
-def world() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def truth_and_scores() -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
     """Return truth and a score that knows it well."""
     rng = np.random.default_rng(5)
     truth = (rng.random(N) < 0.1).astype(np.float64)
     return truth, rng.normal(2.0 * truth, 1.0)
 
 
-def test_rows_join_whichever_comes_first(world) -> None:  # type: ignore[no-untyped-def]
-    truth, score = world
+def test_rows_join_whichever_comes_first(truth_and_scores) -> None:  # type: ignore[no-untyped-def]
+    truth, score = truth_and_scores
     rows = JoinedRows()
     rows.add_truth(IDS, score)
     rows.add_labels(labels(range(100), truth))
@@ -58,8 +58,8 @@ def test_rows_join_whichever_comes_first(world) -> None:  # type: ignore[no-unty
     assert rows.joined.sum() == 150
 
 
-def test_repeated_foreign_and_unscored_predictions_are_told(world) -> None:  # type: ignore[no-untyped-def]
-    truth, score = world
+def test_repeated_foreign_and_unscored_predictions_are_told(truth_and_scores) -> None:  # type: ignore[no-untyped-def]
+    truth, score = truth_and_scores
     rows = JoinedRows()
     rows.add_truth(IDS[:100], score[:100])
     rows.add_predictions(predictions(range(150), score))
@@ -70,8 +70,8 @@ def test_repeated_foreign_and_unscored_predictions_are_told(world) -> None:  # t
     assert rows.joined.sum() == 95
 
 
-def test_truth_may_come_batch_by_batch(world) -> None:  # type: ignore[no-untyped-def]
-    truth, score = world
+def test_truth_may_come_batch_by_batch(truth_and_scores) -> None:  # type: ignore[no-untyped-def]
+    truth, score = truth_and_scores
     rows = JoinedRows()
     for at in range(0, N, 700):
         rows.add_truth(IDS[at : at + 700], score[at : at + 700])
@@ -85,9 +85,9 @@ def test_truth_may_come_batch_by_batch(world) -> None:  # type: ignore[no-untype
 
 
 @pytest.fixture
-def loop(world) -> JoinedRows:  # type: ignore[no-untyped-def]
+def loop(truth_and_scores) -> JoinedRows:  # type: ignore[no-untyped-def]
     """Return a run: drift at 8,000, a canary from 10,000 to 12,000, promoted at 12,000."""
-    truth, score = world
+    truth, score = truth_and_scores
     blind = np.random.default_rng(6).random(N)
     rows = JoinedRows()
     rows.add_truth(IDS, score)
@@ -141,15 +141,15 @@ def test_canary_share_is_that_of_the_time_when_there_was_one(loop: JoinedRows) -
     assert share.rows_percent == pytest.approx(10.0, abs=0.5)
 
 
-def test_a_key_that_meets_both_variants_is_found(loop: JoinedRows, world) -> None:  # type: ignore[no-untyped-def]
-    loop.add_predictions(predictions(range(11_007, 11_008), world[1], "2", canary=True))
+def test_a_key_that_meets_both_variants_is_found(loop: JoinedRows, truth_and_scores) -> None:  # type: ignore[no-untyped-def]
+    loop.add_predictions(predictions(range(11_007, 11_008), truth_and_scores[1], "2", canary=True))
     assert canary_share(loop).keys_with_both == 1
 
 
-def test_without_a_canary_its_share_is_nothing(world) -> None:  # type: ignore[no-untyped-def]
+def test_without_a_canary_its_share_is_nothing(truth_and_scores) -> None:  # type: ignore[no-untyped-def]
     rows = JoinedRows()
-    rows.add_truth(IDS, world[1])
-    rows.add_predictions(predictions(range(N), world[1]))
+    rows.add_truth(IDS, truth_and_scores[1])
+    rows.add_predictions(predictions(range(N), truth_and_scores[1]))
     assert canary_share(rows).rows == 0
 
 

@@ -50,7 +50,7 @@ class KnownReferences:
 
 
 @dataclass
-class Rig:
+class HandlerLoop:
     """A handler in a loop of the test's own, with one transaction per batch."""
 
     config: PipelineConfig
@@ -131,8 +131,8 @@ def references(reference: Reference) -> KnownReferences:
 
 
 @pytest.fixture
-def rig(config: PipelineConfig, references: KnownReferences) -> Rig:
-    return Rig(config, references)
+def loop(config: PipelineConfig, references: KnownReferences) -> HandlerLoop:
+    return HandlerLoop(config, references)
 
 
 @pytest.mark.parametrize("kind", ["concept_at", "shift_at"])
@@ -141,7 +141,7 @@ def test_kills_and_aborts_change_nothing(
     config: PipelineConfig, references: KnownReferences, kind: str, attempt: int
 ) -> None:
     stream = make_stream(5, ROWS, **{kind: 2_500})
-    unbroken, broken = Rig(config, references), Rig(config, references)
+    unbroken, broken = HandlerLoop(config, references), HandlerLoop(config, references)
     unbroken.run(stream, None)
     broken.run(stream, attempt)
     assert unbroken.requests
@@ -149,51 +149,51 @@ def test_kills_and_aborts_change_nothing(
     assert broken.requests == unbroken.requests
 
 
-def test_counts_are_those_of_what_is_committed(rig: Rig) -> None:
+def test_counts_are_those_of_what_is_committed(loop: HandlerLoop) -> None:
     stream = make_stream(5, ROWS, concept_at=2_500)
-    rig.run(stream, 3)
-    assert rig.count("penstock_drift_observations_total") == 2 * ROWS
-    assert rig.count("penstock_drift_labels_total", outcome="matured") == ROWS
-    assert rig.count("penstock_drift_retrain_requests_total") == len(rig.requests)
-    assert rig.count("penstock_drift_episode_open") == 1.0
+    loop.run(stream, 3)
+    assert loop.count("penstock_drift_observations_total") == 2 * ROWS
+    assert loop.count("penstock_drift_labels_total", outcome="matured") == ROWS
+    assert loop.count("penstock_drift_retrain_requests_total") == len(loop.requests)
+    assert loop.count("penstock_drift_episode_open") == 1.0
 
 
-def test_snapshot_is_written_when_due_or_when_something_is_found(rig: Rig) -> None:
+def test_snapshot_is_written_when_due_or_when_something_is_found(loop: HandlerLoop) -> None:
     stream = make_stream(5, ROWS, concept_at=2_500)
     log = log_of(stream)
-    rig.handler.assigned([0], 10.0)
-    rig.take(stream, log[:100], 0, "commit")
-    assert not rig.history.states
-    rig.now = 5.0
-    rig.take(stream, log[100:200], 100, "commit")
-    assert [state.offset for state in rig.history.states] == [200]
-    rig.take(stream, log[200:], 200, "commit")
-    assert rig.events
-    assert rig.history.states[-1].offset == len(log)
+    loop.handler.assigned([0], 10.0)
+    loop.take(stream, log[:100], 0, "commit")
+    assert not loop.history.states
+    loop.now = 5.0
+    loop.take(stream, log[100:200], 100, "commit")
+    assert [state.offset for state in loop.history.states] == [200]
+    loop.take(stream, log[200:], 200, "commit")
+    assert loop.events
+    assert loop.history.states[-1].offset == len(log)
 
 
-def test_only_what_came_after_the_snapshot_is_processed_again(rig: Rig) -> None:
+def test_only_what_came_after_the_snapshot_is_processed_again(loop: HandlerLoop) -> None:
     stream = make_stream(5, ROWS)
     log = log_of(stream)
-    rig.handler.assigned([0], 10.0)
+    loop.handler.assigned([0], 10.0)
     for at in range(0, 3_000, 1_000):
-        rig.now += 3.0
-        rig.take(stream, log[at : at + 1_000], at, "commit")
-    rig.restart()
-    rig.history.reads.clear()
-    rig.take(stream, log[3_000:3_500], 3_000, "commit")
-    assert rig.history.reads == [(2_000, 3_000)]
+        loop.now += 3.0
+        loop.take(stream, log[at : at + 1_000], at, "commit")
+    loop.restart()
+    loop.history.reads.clear()
+    loop.take(stream, log[3_000:3_500], 3_000, "commit")
+    assert loop.history.reads == [(2_000, 3_000)]
 
 
 def test_state_of_other_settings_is_left_aside(
     config: PipelineConfig, references: KnownReferences
 ) -> None:
-    rig = Rig(config, references)
+    loop = HandlerLoop(config, references)
     stream = make_stream(5, ROWS, concept_at=2_500)
-    rig.run(stream, None)
-    rig.now += 10
+    loop.run(stream, None)
+    loop.now += 10
     monitor = config.monitor.model_copy(update={"degradation": 1.7})
-    changed = Rig(config.model_copy(update={"monitor": monitor}), references, rig.history)
+    changed = HandlerLoop(config.model_copy(update={"monitor": monitor}), references, loop.history)
     changed.handler.assigned([0], 10.0)
     assert changed.count("penstock_drift_state_ignored_total") == 1
     label = [(row, 1) for row in range(ROWS)][-1:]
@@ -202,40 +202,40 @@ def test_state_of_other_settings_is_left_aside(
     assert changed.count("penstock_drift_labels_total", outcome="duplicate") == 1, "join is rebuilt"
 
 
-def test_without_tracking_server_nothing_is_taken_in(rig: Rig) -> None:
+def test_without_tracking_server_nothing_is_taken_in(loop: HandlerLoop) -> None:
     stream = make_stream(5, 100)
-    rig.handler.assigned([0], 10.0)
-    rig.references.is_away = True
+    loop.handler.assigned([0], 10.0)
+    loop.references.is_away = True
     with pytest.raises(TrackingUnavailable):
-        rig.take(stream, log_of(stream), 0, "commit")
-    rig.references.is_away = False
-    rig.take(stream, log_of(stream), 0, "commit")
-    assert rig.count("penstock_drift_labels_total", outcome="matured") == 100
+        loop.take(stream, log_of(stream), 0, "commit")
+    loop.references.is_away = False
+    loop.take(stream, log_of(stream), 0, "commit")
+    assert loop.count("penstock_drift_labels_total", outcome="matured") == 100
 
 
-def test_records_seen_already_are_counted_and_ignored(rig: Rig) -> None:
+def test_records_seen_already_are_counted_and_ignored(loop: HandlerLoop) -> None:
     stream = make_stream(5, 100)
     log = log_of(stream)
-    rig.handler.assigned([0], 10.0)
-    rig.take(stream, log, 0, "commit")
-    rig.take(stream, log[50:], 50, "commit")
-    assert rig.count("penstock_drift_observations_total") == 200
-    assert rig.count("penstock_drift_labels_total", outcome="duplicate") == 0
+    loop.handler.assigned([0], 10.0)
+    loop.take(stream, log, 0, "commit")
+    loop.take(stream, log[50:], 50, "commit")
+    assert loop.count("penstock_drift_observations_total") == 200
+    assert loop.count("penstock_drift_labels_total", outcome="duplicate") == 0
 
 
-def test_a_revoked_partition_has_no_state_left(rig: Rig) -> None:
+def test_a_revoked_partition_has_no_state_left(loop: HandlerLoop) -> None:
     stream = make_stream(5, ROWS, concept_at=2_500)
-    rig.run(stream, None)
-    rig.handler.revoked([0])
-    assert rig.handler.changelog() == ()
-    assert rig.handler._monitor.waiting == (0, 0)
+    loop.run(stream, None)
+    loop.handler.revoked([0])
+    assert loop.handler.changelog() == ()
+    assert loop.handler._monitor.waiting == (0, 0)
 
 
-def test_unreadable_records_are_dead_letters(rig: Rig) -> None:
+def test_unreadable_records_are_dead_letters(loop: HandlerLoop) -> None:
     stream = make_stream(5, 20)
-    rig.handler.assigned([0], 10.0)
+    loop.handler.assigned([0], 10.0)
     batch = observation_batch(observation_columns(stream, log_of(stream)), 0)
     values = [*batch.values[:-1], b"\x00\x00"]
-    handled = rig.handler.submit(replace(batch, values=values)).handled
+    handled = loop.handler.submit(replace(batch, values=values)).handled
     assert [row for row, _ in handled.dead_letters] == [39]
     check_accounted(batch, handled)

@@ -146,7 +146,7 @@ def test_settings_out_of_order_are_refused() -> None:
 
 
 @dataclass
-class World:
+class SimulatedGroup:
     """Partitions that fill at a rate, and replicas of a given strength that empty them."""
 
     partitions: int
@@ -217,28 +217,28 @@ class World:
 @pytest.mark.parametrize("seed", range(4))
 def test_a_wave_is_met_with_few_changes_and_no_flapping(seed: int) -> None:
     """Three times what one replica can do for twenty minutes, then a tenth of it."""
-    world = World(12, 1_000.0, random.Random(seed))
-    world.run(300, lambda t: 400.0)
-    assert world.changes == [], "a load that one replica does needs no second"
-    world.run(1_200, lambda t: 3_000.0)
-    assert 4 <= world.wanted <= 7, world.changes
-    ups = list(world.changes)
+    simulated = SimulatedGroup(12, 1_000.0, random.Random(seed))
+    simulated.run(300, lambda t: 400.0)
+    assert simulated.changes == [], "a load that one replica does needs no second"
+    simulated.run(1_200, lambda t: 3_000.0)
+    assert 4 <= simulated.wanted <= 7, simulated.changes
+    ups = list(simulated.changes)
     assert [n for _, n in ups] == sorted(n for _, n in ups), "up only, while it is much"
     assert len(ups) <= 4
-    assert sum(world.end) - sum(world.done) < 3 * 3_000, "drained"
-    world.run(3_000, lambda t: 100.0)
-    downs = world.changes[len(ups) :]
-    assert world.wanted == 1, world.changes
+    assert sum(simulated.end) - sum(simulated.done) < 3 * 3_000, "drained"
+    simulated.run(3_000, lambda t: 100.0)
+    downs = simulated.changes[len(ups) :]
+    assert simulated.wanted == 1, simulated.changes
     assert [n for _, n in downs] == sorted((n for _, n in downs), reverse=True), "down only"
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_load_at_the_edge_does_not_flap(seed: int) -> None:
     """What two replicas do and one does not: there are two, whatever the noise."""
-    world = World(4, 1_000.0, random.Random(seed))
-    world.run(3_600, lambda t: 1_100.0)
-    assert world.wanted == 2
-    assert len(world.changes) <= 2, world.changes
+    simulated = SimulatedGroup(4, 1_000.0, random.Random(seed))
+    simulated.run(3_600, lambda t: 1_100.0)
+    assert simulated.wanted == 2
+    assert len(simulated.changes) <= 2, simulated.changes
 
 
 SETTINGS = AutoscalingSettings(enabled=True, up_cooldown_s=0.0, down_cooldown_s=60.0)

@@ -23,7 +23,7 @@ NOT_ALLOWED = KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
 TOO_LARGE = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
 
 
-class World:
+class MadeProducers:
     """Producers that a writer makes, one after the other."""
 
     def __init__(self) -> None:
@@ -46,15 +46,15 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    made = World()
+def producers(monkeypatch: pytest.MonkeyPatch) -> MadeProducers:
+    made = MadeProducers()
     monkeypatch.setattr(fenced_writer, "Producer", made.producer)
     monkeypatch.setattr(fenced_writer, "_FIRST_PAUSE_S", 0.0)
     return made
 
 
 @pytest.fixture
-def writer(world: World) -> FencedWriter:
+def writer(producers: MadeProducers) -> FencedWriter:
     return FencedWriter(KafkaSettings(), "id")
 
 
@@ -69,10 +69,10 @@ def writer(world: World) -> FencedWriter:
     ],
 )
 def test_errors_of_a_commit(
-    world: World, writer: FencedWriter, error: KafkaError, expected: type[Exception]
+    producers: MadeProducers, writer: FencedWriter, error: KafkaError, expected: type[Exception]
 ) -> None:
     writer.open()
-    world.fails["commit_transaction"] = [error]
+    producers.fails["commit_transaction"] = [error]
     with pytest.raises(expected):
         writer.write_transaction([RECORD])
     assert not writer.is_open
@@ -83,35 +83,35 @@ def test_errors_of_a_commit(
     [(FENCED, FencedError), (NOT_ALLOWED, ConfigError), (FATAL, BrokerUnavailable)],
 )
 def test_errors_of_taking_the_id(
-    world: World, writer: FencedWriter, error: KafkaError, expected: type[Exception]
+    producers: MadeProducers, writer: FencedWriter, error: KafkaError, expected: type[Exception]
 ) -> None:
-    world.fails["init_transactions"] = [error]
+    producers.fails["init_transactions"] = [error]
     with pytest.raises(expected, match="taking id"):
         writer.open()
     assert not writer.is_open
 
 
 def test_retriable_calls_are_repeated_on_the_same_producer(
-    world: World, writer: FencedWriter
+    producers: MadeProducers, writer: FencedWriter
 ) -> None:
-    world.fails = {"init_transactions": [TIMED_OUT], "commit_transaction": [TIMED_OUT]}
+    producers.fails = {"init_transactions": [TIMED_OUT], "commit_transaction": [TIMED_OUT]}
     writer.open()
     writer.write_transaction([RECORD])
-    assert len(world.made) == 1
+    assert len(producers.made) == 1
     assert writer.is_open
 
 
 def test_lost_race_and_unknown_outcome_are_decided_anew_with_a_new_producer(
-    world: World, writer: FencedWriter
+    producers: MadeProducers, writer: FencedWriter
 ) -> None:
-    world.fails = {
+    producers.fails = {
         "init_transactions": [FENCED],
         "commit_transaction": [FATAL, FENCED, ABORTABLE],
     }
     decided: list[int] = []
 
     def decide(_: Deadline) -> list[LogRecord]:
-        decided.append(len(world.made))
+        decided.append(len(producers.made))
         return [RECORD]
 
     writer.write_decision(decide, 30.0)
@@ -119,23 +119,23 @@ def test_lost_race_and_unknown_outcome_are_decided_anew_with_a_new_producer(
     assert not writer.is_open
 
 
-def test_what_a_decision_raises_is_raised(world: World, writer: FencedWriter) -> None:
+def test_what_a_decision_raises_is_raised(producers: MadeProducers, writer: FencedWriter) -> None:
     def decide(_: Deadline) -> list[LogRecord]:
         raise BrokerUnavailable("the end was not reached")
 
     with pytest.raises(BrokerUnavailable, match="the end"):
         writer.write_decision(decide, 30.0)
-    assert len(world.made) == 1
+    assert len(producers.made) == 1
     assert not writer.is_open
 
 
 def test_transaction_is_aborted_when_the_writer_is_closed(
-    world: World, writer: FencedWriter
+    producers: MadeProducers, writer: FencedWriter
 ) -> None:
     writer.open()
     writer.close()
     writer.open()
     writer.produce(RECORD)
     writer.close()
-    aborts = [mock.abort_transaction.call_count for mock in world.made]  # type: ignore[attr-defined]
+    aborts = [mock.abort_transaction.call_count for mock in producers.made]  # type: ignore[attr-defined]
     assert aborts == [0, 1]

@@ -24,7 +24,7 @@ EVENT = """{"type": "record", "name": "Reading", "fields": [
 {"name": "heat", "type": "double"}]}"""
 
 
-class World:
+class Neighbours:
     """What the job talks to, in memory."""
 
     def __init__(self) -> None:
@@ -58,19 +58,19 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World()
+def neighbours(monkeypatch: pytest.MonkeyPatch) -> Neighbours:
+    neighbours = Neighbours()
     real_train = module._train
 
     def train(pipeline: LoadedPipeline):  # type: ignore[no-untyped-def]
-        world.trained += 1
+        neighbours.trained += 1
         return real_train(pipeline)
 
-    monkeypatch.setattr(module, "RoutingTopic", lambda *_: world)
-    monkeypatch.setattr(module, "Tracker", lambda *_: world)
+    monkeypatch.setattr(module, "RoutingTopic", lambda *_: neighbours)
+    monkeypatch.setattr(module, "Tracker", lambda *_: neighbours)
     monkeypatch.setattr(module, "_train", train)
-    monkeypatch.setattr(module, "load", lambda _, name, __: world.loaded.append(name))
-    return world
+    monkeypatch.setattr(module, "load", lambda _, name, __: neighbours.loaded.append(name))
+    return neighbours
 
 
 @pytest.fixture
@@ -90,28 +90,28 @@ def places(tmp_path: Path) -> Addresses:
 
 
 def test_first_start_trains_registers_publishes_loads_and_routes(
-    world: World, folder: Path, places: Addresses
+    neighbours: Neighbours, folder: Path, places: Addresses
 ) -> None:
     state = provide_first_model(folder, places)
     champion = state.champion
     assert champion is not None
     assert (state.revision, champion.served_as, champion.weight) == (1, "tiny__1", 100)
-    assert world.loaded == ["tiny__1"]
+    assert neighbours.loaded == ["tiny__1"]
     file = places.models_dir / "tiny__1" / MODEL_FILE
-    assert file.read_bytes() == world.registered[0].onnx_bytes
-    assert champion.digest == world.registered[0].digest
+    assert file.read_bytes() == neighbours.registered[0].onnx_bytes
+    assert champion.digest == neighbours.registered[0].digest
 
 
-def test_second_start_only_loads(world: World, folder: Path, places: Addresses) -> None:
+def test_second_start_only_loads(neighbours: Neighbours, folder: Path, places: Addresses) -> None:
     first = provide_first_model(folder, places)
     again = provide_first_model(folder, places)
     assert again is first
-    assert world.trained == 1
-    assert world.loaded == ["tiny__1", "tiny__1"]
+    assert neighbours.trained == 1
+    assert neighbours.loaded == ["tiny__1", "tiny__1"]
 
 
 def test_lost_files_come_back_from_the_registry(
-    world: World, folder: Path, places: Addresses
+    neighbours: Neighbours, folder: Path, places: Addresses
 ) -> None:
     provide_first_model(folder, places)
     file = places.models_dir / "tiny__1" / MODEL_FILE
@@ -119,30 +119,34 @@ def test_lost_files_come_back_from_the_registry(
     (places.models_dir / "tiny__1").rename(places.models_dir / "gone")
     provide_first_model(folder, places)
     assert file.read_bytes() == content
-    assert len(world.registered) == 1
+    assert len(neighbours.registered) == 1
 
 
 def test_job_killed_before_routing_goes_on_with_the_registered_model(
-    world: World, folder: Path, places: Addresses
+    neighbours: Neighbours, folder: Path, places: Addresses
 ) -> None:
     provide_first_model(folder, places)
-    world.state = None
+    neighbours.state = None
     state = provide_first_model(folder, places)
     assert state.champion is not None
     assert state.champion.version == "1"
-    assert world.trained == 1
+    assert neighbours.trained == 1
 
 
-def test_changed_file_is_never_served(world: World, folder: Path, places: Addresses) -> None:
+def test_changed_file_is_never_served(
+    neighbours: Neighbours, folder: Path, places: Addresses
+) -> None:
     provide_first_model(folder, places)
     (places.models_dir / "tiny__1" / MODEL_FILE).write_bytes(b"other")
     with pytest.raises(ConfigError, match="digest"):
         provide_first_model(folder, places)
-    assert world.loaded == ["tiny__1"]
+    assert neighbours.loaded == ["tiny__1"]
 
 
-def test_outages_at_the_start_are_waited_out(world: World, folder: Path, places: Addresses) -> None:
-    world.outages = 3
+def test_outages_at_the_start_are_waited_out(
+    neighbours: Neighbours, folder: Path, places: Addresses
+) -> None:
+    neighbours.outages = 3
     assert provide_first_model(folder, places).champion is not None
 
 
@@ -154,9 +158,11 @@ def test_waiting_ends_with_the_deadline() -> None:
         module._patiently(call, Deadline(0.0))
 
 
-def test_rival_that_was_faster_wins(world: World, folder: Path, places: Addresses) -> None:
+def test_rival_that_was_faster_wins(
+    neighbours: Neighbours, folder: Path, places: Addresses
+) -> None:
     state = provide_first_model(folder, places)
-    assert module._first_state(state, world.registered[0]) is state
+    assert module._first_state(state, neighbours.registered[0]) is state
 
 
 def test_versions_have_names_of_their_own() -> None:
