@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from penstock_schemas.errors import Refused
 
 from penstock_cli import console
 from penstock_cli.options import ExitCode, Where, pipeline_folder, stack_config
@@ -127,15 +128,23 @@ def bound(text: str, option: str) -> Bound:
 
 
 @contextmanager
-def acting(on: Cluster) -> Iterator[None]:
-    """Turn a refusal into its exit code, and name what was not reached and how to change it."""
-    from penstock_schemas.errors import BrokerUnavailable, Refused, RegistryUnavailable
-
+def refusals() -> Iterator[None]:
+    """Turn a refusal into its exit code."""
     try:
         yield
     except Refused as exc:
         console.note(f"penstock: refused: {exc}")
         raise typer.Exit(ExitCode.REFUSED) from exc
+
+
+@contextmanager
+def acting(on: Cluster) -> Iterator[None]:
+    """Turn a refusal into its exit code, and name what was not reached and how to change it."""
+    from penstock_schemas.errors import BrokerUnavailable, RegistryUnavailable
+
+    try:
+        with refusals():
+            yield
     except BrokerUnavailable as exc:
         where = f"Kafka at {on.kafka.bootstrap_servers} (--bootstrap-servers)"
         raise BrokerUnavailable(f"{exc}; {where}: {_NEXT}") from exc

@@ -7,8 +7,7 @@ would be loaded: only where all that are asked agree may a version answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +24,9 @@ from penstock_training.tracking import CHAMPION, Tracker
 
 from penstock_cli import console
 from penstock_cli.addresses import addresses
-from penstock_cli.cluster import actor, operation
+from penstock_cli.cluster import actor, operation, refusals
 from penstock_cli.lifecycle_log import now_ms
-from penstock_cli.options import ExitCode, OutputFormat, Profile, global_options
+from penstock_cli.options import OutputFormat, Profile, global_options
 
 if TYPE_CHECKING:
     from penstock_stack.component import StackConfig
@@ -151,16 +150,6 @@ def _from(now: RoutingState | None, before: RoutingState, after: RoutingState) -
 
 def _champion_of(state: RoutingState) -> str | None:
     return None if state.champion is None else state.champion.version
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Turn a refusal into its exit code."""
-    try:
-        yield
-    except Refused as exc:
-        console.note(f"penstock: refused: {exc}")
-        raise typer.Exit(ExitCode.REFUSED) from exc
 
 
 def _show(context: typer.Context, before: RoutingState, after: RoutingState, *, done: bool) -> None:
