@@ -87,22 +87,45 @@ WITHOUT: Final = {
 }
 
 
+class Reports(dict[str, bytes]):
+    """Where the router reports itself, in this process."""
+
+    def put_report(self, key: str, report: bytes) -> None:
+        """Keep a report."""
+        self[key] = report
+
+    def all_reports(self) -> dict[str, bytes]:
+        """Return what is kept."""
+        return dict(self)
+
+    def delete_report(self, key: str) -> None:
+        """Forget a report."""
+        del self[key]
+
+
 def main() -> int:
     """Run the router until SIGTERM; 1 if its loop ends by itself."""
     for name in filter(None, os.environ.get("BENCH_WITHOUT", "").split(",")):
         WITHOUT[name]()
+    from penstock_inference.replicas import Replicas
     from penstock_inference.router import Router
     from penstock_inference.settings import load_settings
     from penstock_pipelines.loader import load_pipeline
     from penstock_service.command import on_stop
+    from penstock_service.health import serve_health
 
     stop = threading.Event()
     on_stop(stop.set)
     settings = load_settings()
-    router = Router(settings, load_pipeline(settings.pipelines[0]))
+    replicas = Replicas(Reports())
+    router = Router(settings, load_pipeline(settings.pipelines[0]), replicas.store)
+    pages = {"/replicas": replicas.replicas_page}
+    host, port = settings.metrics_host, settings.metrics_port
     try:
-        while not stop.wait(LOOK_S):
-            router.check_health()
+        with serve_health(host, port, lambda: True, lambda: True, replicas.metrics_page, pages):
+            while not stop.wait(LOOK_S):
+                replicas.read_reports()
+                router.check_health()
     except RuntimeError as exc:
         sys.stderr.write(f"{exc}\n")
         return 1

@@ -18,7 +18,6 @@ import tritonclient.grpc as grpcclient
 import workloads
 from contenders import Contender, Place, Running
 from peers import MODEL
-from penstock_inference.replicas import METRICS
 from penstock_pipelines.loader import load_pipeline
 from penstock_registry.client import RegistryClient, RegistrySettings
 from penstock_routing.topic import RoutingTopic
@@ -132,25 +131,24 @@ class Penstock:
             self._lend_store(folder, variant.feast)
         self.make_topics(folder, place)
         run_dir = self._data_dir / "run" / place.tag
-        (run_dir / METRICS).mkdir(parents=True)
+        run_dir.mkdir(parents=True)
+        port = self._endpoints.port("INFERENCE")
         argv, environment = self._inference(variant, folder, run_dir)
         log = self._data_dir / f"{place.tag}.log"
         asked: list[Pids] = [self.triton_pids]
         if variant.serve:
-            asked.append(lambda: replicas(run_dir))
+            asked.append(lambda: replicas(port))
         with ExitStack() as stack:
             inference = stack.enter_context(process(argv, environment, log))
             asked.append(pids_of(inference, log))
             if variant.ingest:
                 # Else ingest would be far ahead, and inference be measured on its backlog.
-                await_ready(run_dir, asked[-1])
+                await_ready(port, asked[-1])
                 argv, environment = self._ingest(variant, folder, run_dir / "ingest")
                 log = self._data_dir / f"{place.tag}-ingest.log"
                 ingest = stack.enter_context(process(argv, environment, log))
                 asked.append(pids_of(ingest, log))
-            yield Running(
-                lambda: [p for pids in asked for p in pids()], lambda: batch_fill(run_dir)
-            )
+            yield Running(lambda: [p for pids in asked for p in pids()], lambda: batch_fill(port))
 
     def _lend_store(self, folder: Path, feast: Feast) -> None:
         """Let a run read the store of its kind, which is filled once."""
@@ -171,15 +169,14 @@ class Penstock:
         prefix = "PENSTOCK_INFERENCE_"
         ours = self.common(prefix, variant, folder, run_dir)
         ours[f"{prefix}TRITON__GRPC_URL"] = self.triton
+        ours[f"{prefix}METRICS_PORT"] = str(self._endpoints.port("INFERENCE"))
         if not variant.serve:
             ours |= {"BENCH_WITHOUT": variant.without, "OMP_NUM_THREADS": "1"}
-            ours["PROMETHEUS_MULTIPROC_DIR"] = str(run_dir / METRICS)
             return [sys.executable, str(LONE_ROUTER)], ours
         ours |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self._stack_dir / "ray-token"),
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-            f"{prefix}METRICS_PORT": str(self._endpoints.port("INFERENCE")),
             f"{prefix}GATEWAY_PORT": str(self._endpoints.port("GATEWAY")),
             f"{prefix}RAY_ADDRESS": self._endpoints.address("RAY_GCS"),
         }

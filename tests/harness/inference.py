@@ -52,6 +52,26 @@ from penstock_training.deployment import unload
 from penstock_training.publish import Deployment, find_template, publish
 from prometheus_client import CollectorRegistry
 
+
+class MemoryReports:
+    """Where replicas report themselves, without Ray; it can be away."""
+
+    def __init__(self) -> None:
+        self.reports: dict[str, bytes] = {}
+        self.is_away = False
+
+    def put_report(self, key: str, report: bytes) -> None:
+        if self.is_away:
+            raise ConnectionError("no head")
+        self.reports[key] = report
+
+    def all_reports(self) -> dict[str, bytes]:
+        return dict(self.reports)
+
+    def delete_report(self, key: str) -> None:
+        del self.reports[key]
+
+
 VECTOR_ID, PREDICTION_ID = 7, 8
 WIDTH = 3
 NOW_MS = 1_700_000_123_456

@@ -27,9 +27,9 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from harness.stack import child, free_offset, free_port, infrastructure
+import psutil
+from harness.stack import child, free_offset, free_port, infrastructure, replica_rows
 from harness.waiting import eventually
-from penstock_inference.replicas import live_replicas
 from penstock_stack.artifacts import cache_dir
 from penstock_stack.component import StackConfig
 from penstock_stack.endpoints import Endpoints
@@ -42,6 +42,8 @@ LOOK_S: Final = 0.1
 STOP_S: Final = 15.0
 PAGE_S: Final = 2.0
 """Longest wait for a page of a service, seconds."""
+METRICS: Final = "metrics"
+"""Folder of a test's routers' metrics, in their run folder."""
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,6 @@ class BareRouter:
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from penstock_inference.replicas import METRICS
-
         metrics = self.run_dir / METRICS
         metrics.mkdir(parents=True, exist_ok=True)
         settings = inference_settings(self.addresses, self.folder, self.run_dir)
@@ -203,11 +203,8 @@ class BareRouter:
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether it takes records, as of its last heartbeat, at most a second old."""
-        from penstock_inference.replicas import live_replicas
-
-        replicas, _ = live_replicas(self.run_dir)
-        return any(facts.pid == self.pid and facts.ready for facts in replicas)
+        """Tell whether it takes records, as of its last look, at most `LOOK_S` old."""
+        return self.process.poll() is None and ready_file(self.run_dir, self.pid).exists()
 
     def wait(self, timeout_s: float = STOP_S) -> int:
         """Return its exit code: -9 when it was killed."""
@@ -245,12 +242,27 @@ def counted(run_dir: Path, name: str, **labels: str) -> float:
 
 
 def figures(run_dir: Path) -> Figures:
-    """Return the metrics of all routers of a run folder together."""
-    from harness.judges import parse
-    from penstock_inference.replicas import METRICS
-    from penstock_service.metrics import multiprocess_exposition
+    """Return the metrics of all routers of a run folder together.
 
-    return parse(multiprocess_exposition(run_dir / METRICS))
+    They write them into files, so that those of one that was killed are complete. Gauges of dead
+    ones are dropped.
+    """
+    from harness.judges import parse
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+    directory = run_dir / METRICS
+    for pid in {f.stem.rpartition("_")[2] for f in directory.glob("gauge_live*_*.db")}:
+        if not psutil.pid_exists(int(pid)):
+            mark_process_dead(int(pid), str(directory))  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
+    return parse(generate_latest(registry))
+
+
+def ready_file(run_dir: Path, pid: int) -> Path:
+    """Return the file that a router has while it takes records."""
+    return run_dir / f"ready-{pid}"
 
 
 def run_router() -> int:
@@ -265,8 +277,10 @@ def run_router() -> int:
     on_stop(stop.set)
     settings = load_settings()
     router = Router(settings, load_pipeline(settings.pipelines[0]))
+    is_ready = ready_file(settings.run_dir, os.getpid())
     try:
         while not stop.wait(LOOK_S):
+            is_ready.touch() if router.ready else is_ready.unlink(missing_ok=True)
             router.check_health()
     except RuntimeError as exc:
         sys.stderr.write(f"{exc}\n")
@@ -426,12 +440,14 @@ class ServeService:
     root: Path
     folder: Path
     extra: Mapping[str, str]
+    metrics_port: int = 0
 
     @contextmanager
     def running(self) -> Iterator[ServeService]:
         """Start Ray and the service; end both."""
         offset = free_offset()
         endpoints = Endpoints.from_environment({}, offset)
+        self.metrics_port = endpoints.port("INFERENCE")
         config = StackConfig(
             self.root / "stack", cache_dir(os.environ), endpoints, port_offset=offset
         )
@@ -451,12 +467,12 @@ class ServeService:
     @property
     def ready(self) -> int:
         """Router replicas that take records."""
-        return sum(facts.ready for facts in live_replicas(self.run_dir)[0])
+        return sum(row["ready"] for row in replica_rows(self.metrics_port))
 
     @property
     def replicas(self) -> int:
         """Router replicas that there are."""
-        return len(live_replicas(self.run_dir)[0])
+        return len(replica_rows(self.metrics_port))
 
     def _settings(self, endpoints: Endpoints) -> dict[str, str]:
         settings = inference_settings(

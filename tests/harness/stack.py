@@ -30,7 +30,7 @@ from harness.waiting import eventually
 from penstock_stack.artifacts import cache_dir, kafka_classpath
 from penstock_stack.endpoints import HOST, Endpoints
 from penstock_stack.kafka_server import CLUSTER_ID, java
-from penstock_stack.probes import kafka_answers
+from penstock_stack.probes import body, kafka_answers
 
 CHILD_STOP_S: Final = 40.0
 
@@ -88,6 +88,12 @@ def penstock(*arguments: str, timeout_s: float = 60.0, check: bool = True) -> st
     if check and done.returncode != 0:
         raise CommandFailed(f"{command} exits {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done.stdout
+
+
+def replica_rows(port: int) -> list[dict[str, Any]]:
+    """Return what the inference service at a port knows of its replicas; none if it is away."""
+    rows: list[dict[str, Any]] = json.loads(body(port, "/replicas", 5.0) or b"[]")
+    return rows
 
 
 @cache
@@ -163,12 +169,11 @@ class Stack:
 
     def replicas(self, pipeline: str) -> list[int]:
         """Return the process ids of a pipeline's router replicas that take records."""
-        files = (self.run_dir / "inference-replicas").glob("*.json")
-        facts = [json.loads(path.read_text()) for path in files]
+        port = int(self._endpoint("inference").rpartition(":")[2])
         return sorted(
-            f["pid"]
-            for f in facts
-            if f["pipeline"] == pipeline and f.get("ready", True) and psutil.pid_exists(f["pid"])
+            row["pid"]
+            for row in replica_rows(port)
+            if row["pipeline"] == pipeline and row["ready"] and psutil.pid_exists(row["pid"])
         )
 
     def scale(self, pipeline: str, replicas: int) -> None:

@@ -55,7 +55,7 @@ def status(context: typer.Context, data_dir: DataDir = DEFAULT_DATA_DIR) -> None
     if global_options(context).output is OutputFormat.json:
         console.result_json(report)
     else:
-        console.result_table(("name", "state", "endpoint", "pids"), report["components"])
+        console.result_table(("name", "state", "endpoint", "pids", "nodes"), report["components"])
         if report["pipelines"]:
             console.result("")
             console.result_table(("name", "lag", "drain_s", "models"), _flat(report["pipelines"]))
@@ -83,7 +83,9 @@ def collect(data_dir: Any, state: StackState) -> dict[str, Any]:
         found = component_statuses(config, components(config), state)
         return {
             "phase": state.phase if state.is_supervised or not runs else "unsupervised",
-            "components": [{**asdict(c), "pids": list(c.pids)} for c in found],
+            "components": [
+                {**asdict(c), "pids": list(c.pids), "nodes": list(c.nodes)} for c in found
+            ],
             "pipelines": asked.result() if asked is not None else [],
         }
 

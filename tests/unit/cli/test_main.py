@@ -165,7 +165,7 @@ def test_status_has_the_shape_of_the_contract(
         "drift", "retrain-trigger",
     ]  # fmt: skip
     for component in report["components"]:
-        assert set(component) == {"name", "state", "endpoint", "pids"}
+        assert set(component) == {"name", "state", "endpoint", "pids", "nodes"}
         assert component["state"] == "stopped"
     assert report["components"][0]["endpoint"] == "127.0.0.1:40092"
 

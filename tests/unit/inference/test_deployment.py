@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+from harness.inference import MemoryReports
 from harness.models import write_folder
-from penstock_inference import replicas
 from penstock_inference.deployment import Watch, load_pipelines
+from penstock_inference.replicas import Replicas, Report
 from penstock_inference.settings import InferenceSettings
 from penstock_schemas.errors import ConfigError
 
@@ -36,36 +37,46 @@ def applications(tmp_path: Path) -> FakeApplications:
 
 
 @pytest.fixture
-def watch(applications: FakeApplications) -> Watch:
-    return Watch(applications)  # type: ignore[arg-type]
+def store() -> MemoryReports:
+    return MemoryReports()
+
+
+@pytest.fixture
+def watch(applications: FakeApplications, store: MemoryReports) -> Watch:
+    return Watch(applications, Replicas(store))  # type: ignore[arg-type]
+
+
+def report(store: MemoryReports, beat: int, is_ready: bool, is_closed: bool = False) -> None:
+    told = Report("tiny", "node", 7, beat, is_ready, is_closed, [])
+    store.put_report("a", msgspec.msgpack.encode(told))
 
 
 def test_ready_once_a_replica_of_each_pipeline_takes_records(
-    watch: Watch, applications: FakeApplications, tmp_path: Path
+    watch: Watch, applications: FakeApplications, store: MemoryReports
 ) -> None:
     watch.turn()
     assert not watch.ready
-    ours = replicas.own_facts("tiny")
-    replicas.write_replica(tmp_path, ours)
+    report(store, 1, is_ready=False)
+    watch.turn()
     assert not watch.ready, "it runs and takes no records yet"
-    replicas.write_replica(tmp_path, replace(ours, ready=True))
+    report(store, 2, is_ready=True)
+    watch.turn()
     assert watch.ready
     applications.pipelines.append(SimpleNamespace(config=SimpleNamespace(pipeline="other")))
     assert not watch.ready
 
 
-def test_file_of_a_dead_replica_is_removed(watch: Watch, tmp_path: Path) -> None:
-    dead = replace(replicas.own_facts("tiny"), started_at=1.0, ready=True)
-    replicas.write_replica(tmp_path, dead)
+def test_report_of_a_replica_that_is_gone_is_removed(watch: Watch, store: MemoryReports) -> None:
+    report(store, 1, is_ready=True, is_closed=True)
     watch.turn()
     assert not watch.ready
-    assert not list((tmp_path / replicas.REPLICAS).glob("*.json"))
+    assert not store.reports
 
 
 def test_outage_of_ray_is_not_ready_and_survived(
-    watch: Watch, applications: FakeApplications, tmp_path: Path
+    watch: Watch, applications: FakeApplications, store: MemoryReports
 ) -> None:
-    replicas.write_replica(tmp_path, replace(replicas.own_facts("tiny"), ready=True))
+    report(store, 1, is_ready=True)
     watch.turn()
     applications.is_away = True
     watch.turn()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from pathlib import Path
 
-import psutil
 import pytest
+from penstock_service.health import serve_health
 from penstock_stack import status
 from penstock_stack.component import Component, StackConfig
 from penstock_stack.endpoints import Endpoints
@@ -57,14 +56,35 @@ def test_a_hanging_probe_counts_as_no_answer(
     assert found.state == "unresponsive"
 
 
-def test_replicas_are_those_that_wrote_themselves_down_and_live(tmp_path: Path) -> None:
-    folder = tmp_path / "inference-replicas"
-    folder.mkdir()
-    mine, parents = (psutil.Process(p).create_time() for p in (os.getpid(), os.getppid()))
-    reused = {"pid": os.getppid(), "started_at": parents - 9}
-    (folder / "reused.json").write_text(json.dumps(reused))
-    (folder / "a.json").write_text(json.dumps({"pid": os.getpid(), "started_at": mine}))
-    (folder / "b.json").write_text(json.dumps({"pid": 2**22 + 1, "started_at": mine}))
-    (folder / "c.json").write_text("{half writ")
-    assert status.replica_pids(tmp_path) == (os.getpid(),)
-    assert status.replica_pids(tmp_path / "none") == ()
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        (b'[{"pid": 7, "node": "b"}, {"pid": 5, "node": "a"}]', [(5, "a"), (7, "b")]),
+        (b"[]", []),
+        (b"{half writ", []),
+        (b'[{"pid": 7}]', []),
+        (b"7", []),
+    ],
+)
+def test_replicas_are_those_that_the_service_knows(
+    page: bytes, expected: list[tuple[int, str]]
+) -> None:
+    def yes() -> bool:
+        return True
+
+    pages = {"/replicas": lambda: page}
+    with serve_health("127.0.0.1", 0, yes, yes, bytes, pages) as port:
+        assert status.replicas_of(port) == expected
+    assert status.replicas_of(port) == [], "it is away"
+
+
+def test_inference_has_the_replicas_and_their_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "replicas_of", lambda port: [(5, "a"), (7, "b")])
+    config = StackConfig(tmp_path, tmp_path, Endpoints.from_environment({}, 30_000))
+    state = StackState("ready", components={"inference": ComponentState("ready", ME)})
+    component = Component("inference", is_ready=lambda: True)
+    found, gateway = status.component_statuses(config, [component], state)
+    assert (found.pids, found.nodes) == ((5, 7), ("a", "b"))
+    assert (gateway.name, gateway.pids) == ("gateway", ())

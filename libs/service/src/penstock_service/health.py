@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -31,6 +31,7 @@ def serve_health(
     live: Callable[[], bool],
     ready: Callable[[], bool],
     metrics: Callable[[], bytes],
+    pages: Mapping[str, Callable[[], bytes]] | None = None,
 ) -> Iterator[int]:
     """Serve a service's probes and metrics while the context is open.
 
@@ -44,6 +45,8 @@ def serve_health(
         Whether it can do its work now. Answers 200 or 503.
     metrics
         Returns the Prometheus text exposition.
+    pages
+        JSON of the service's own, by path.
 
     Yields
     ------
@@ -60,7 +63,7 @@ def serve_health(
     (probes) or 500 (metrics); the error is logged, the service goes on.
     """
     try:
-        server = _Server((host, port), _Probes(live, ready, metrics))
+        server = _Server((host, port), _Probes(live, ready, metrics, pages or {}))
     except OSError as exc:
         raise OSError(exc.errno, f"metrics endpoint {host}:{port}: {exc.strerror}") from exc
     thread = threading.Thread(
@@ -80,6 +83,7 @@ class _Probes:
     live: Callable[[], bool]
     ready: Callable[[], bool]
     metrics: Callable[[], bytes]
+    pages: Mapping[str, Callable[[], bytes]]
 
 
 class _Server(ThreadingHTTPServer):
@@ -101,7 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/ready":
             self._probe(self.server.probes.ready, "ready")
         elif path == "/metrics":
-            self._metrics()
+            self._page(self.server.probes.metrics, CONTENT_TYPE_LATEST)
+        elif path in self.server.probes.pages:
+            self._page(self.server.probes.pages[path], "application/json")
         else:
             self._answer(HTTPStatus.NOT_FOUND, b"/live /ready /metrics\n", _PLAIN)
 
@@ -117,14 +123,14 @@ class _Handler(BaseHTTPRequestHandler):
         text = name if is_so else f"not {name}"
         self._answer(status, f"{text}\n".encode(), _PLAIN)
 
-    def _metrics(self) -> None:
+    def _page(self, written: Callable[[], bytes], content_type: str) -> None:
         try:
-            body = self.server.probes.metrics()
+            body = written()
         except Exception:
-            log.exception("the exposition of the metrics failed")
-            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"no metrics\n", _PLAIN)
+            log.exception("%s failed", self.path)
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"no answer\n", _PLAIN)
             return
-        self._answer(HTTPStatus.OK, body, CONTENT_TYPE_LATEST)
+        self._answer(HTTPStatus.OK, body, content_type)
 
     def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         self.send_response(status)

@@ -5,69 +5,106 @@ Metrics themselves are declared where they are counted, in each service's own ``
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25,
     0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 """Upper bounds of every latency histogram, seconds."""
+MAXIMUM: Final = "livemax"
+"""A gauge declared with this ``multiprocess_mode`` shows the largest process; others the sum."""
+
+Sample = tuple[str, tuple[tuple[str, str], ...], float]
+"""Name, labels and value."""
 
 
-def prepare_multiprocess(directory: Path) -> None:
-    """Make the folder of the processes' metric files, empty.
-
-    Call it once, before any process of the service starts with ``PROMETHEUS_MULTIPROC_DIR`` set to
-    it: the client library reads that variable when it is imported.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    for file in directory.glob("*.db"):
-        file.unlink(missing_ok=True)
-
-
-def multiprocess_exposition(directory: Path) -> bytes:
-    """Return the metrics of all processes that write into a folder, aggregated, as text.
-
-    Counters and histograms of dead processes still count: their files are kept, so that nothing
-    goes down when a replica is replaced. Gauges of dead processes are dropped; for that a gauge
-    needs a mode that begins with ``live``, such as ``livesum`` or ``livemostrecent``.
+@dataclass(slots=True)
+class Family:
+    """One metric of one process or of several, as plain values that can be sent.
 
     Parameters
     ----------
-    directory
-        The processes' ``PROMETHEUS_MULTIPROC_DIR``.
-
-    Raises
-    ------
-    ValueError
-        If there is no such folder.
+    mode
+        Of a gauge: how the values of several processes become one.
     """
-    for pid in _dead_writers(directory):
-        mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]
+
+    name: str
+    help: str
+    type: str
+    mode: str
+    samples: list[Sample] = field(default_factory=list)
+
+
+def families_of(registry: CollectorRegistry) -> list[Family]:
+    """Return what a process's metrics are now."""
+    found = []
+    # Metrics that are collected have lost their mode; the registry has no public way to it.
+    for collector in list(registry._collector_to_names):  # noqa: SLF001
+        mode = getattr(collector, "_multiprocess_mode", "")
+        for metric in collector.collect():
+            samples: list[Sample] = [
+                (s.name, tuple(s.labels.items()), s.value)
+                for s in metric.samples
+                if not s.name.endswith("_created")
+            ]
+            found.append(Family(metric.name, metric.documentation, metric.type, mode, samples))
+    return found
+
+
+def merged(processes: Iterable[tuple[list[Family], bool]]) -> list[Family]:
+    """Return the metrics of several processes as one.
+
+    Counters and histograms of ended processes still count, so that nothing goes down when a replica
+    is replaced; their gauges are dropped.
+
+    Parameters
+    ----------
+    processes
+        The metrics of each, and whether it lives.
+    """
+    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
+    found: dict[str, Family] = {}
+    for families, is_alive in processes:
+        for family in families:
+            if family.type == "gauge" and not is_alive:
+                continue
+            found.setdefault(family.name, family)
+            sums = values.setdefault(family.name, {})
+            for name, labels, value in family.samples:
+                before = sums.get((name, labels))
+                if before is None:
+                    sums[name, labels] = value
+                elif family.mode == MAXIMUM:
+                    sums[name, labels] = max(before, value)
+                else:
+                    sums[name, labels] = before + value
+    return [
+        Family(f.name, f.help, f.type, f.mode, [(*key, v) for key, v in values[f.name].items()])
+        for f in found.values()
+    ]
+
+
+def exposition(families: Iterable[Family]) -> bytes:
+    """Return metrics as Prometheus reads them."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
+    registry.register(_Collected(list(families)))
     return generate_latest(registry)
 
 
-def _dead_writers(directory: Path) -> Iterator[int]:
-    """Yield the ids of ended processes that left live gauges behind."""
-    pids = {file.stem.rpartition("_")[2] for file in directory.glob("gauge_live*_*.db")}
-    for pid in pids:
-        if pid.isdecimal() and not _is_alive(int(pid)):
-            yield int(pid)
+class _Collected(Collector):
+    def __init__(self, families: list[Family]) -> None:
+        self._families = families
 
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's: alive
-        return True
-    return True
+    def collect(self) -> Iterable[Metric]:
+        for family in self._families:
+            metric = Metric(family.name, family.help, family.type)
+            for name, labels, value in family.samples:
+                metric.add_sample(name, dict(labels), value)
+            yield metric

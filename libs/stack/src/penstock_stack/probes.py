@@ -34,6 +34,19 @@ def says_not_live(port: int, timeout_s: float = PROBE_TIMEOUT_S) -> bool:
     return _status(port, "/live", timeout_s) == http.client.SERVICE_UNAVAILABLE
 
 
+def body(port: int, path: str, timeout_s: float = PROBE_TIMEOUT_S) -> bytes | None:
+    """Return what ``GET path`` answers with 200; None where it does not."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.read() if answer.status == http.client.OK else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
 def _status(port: int, path: str, timeout_s: float) -> int | None:
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
     try:

@@ -20,14 +20,13 @@ import ray
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_schemas.errors import ConfigError
 from penstock_service.health import serve_health
-from penstock_service.metrics import multiprocess_exposition, prepare_multiprocess
 from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from penstock_inference.autoscaling import serve_config
 from penstock_inference.gateway import Gateway
-from penstock_inference.replicas import METRICS, live_replicas, remove_replica, wanted_replicas
+from penstock_inference.replicas import GcsStore, Replicas, wanted_replicas
 from penstock_inference.router import DRAIN_S, Router
 from penstock_inference.settings import InferenceSettings
 
@@ -71,13 +70,8 @@ def connect(settings: InferenceSettings) -> None:
 
 
 def worker_environment(settings: InferenceSettings) -> dict[str, str]:
-    """Return the variables of replica workers.
-
-    The metrics folder must be known before the metrics library is imported, so it cannot be set
-    by the replica itself.
-    """
-    metrics = settings.run_dir.resolve() / METRICS
-    return {"PROMETHEUS_MULTIPROC_DIR": str(metrics), "OMP_NUM_THREADS": "1"}
+    """Return the variables of replica workers: what must be set before a library is imported."""
+    return {"OMP_NUM_THREADS": "1"}
 
 
 def _await_port(address: str, timeout_s: float) -> None:
@@ -125,6 +119,11 @@ class Applications:
         )
 
     @property
+    def reports(self) -> GcsStore:
+        """Where the replicas of this deployment report themselves."""
+        return GcsStore(self.code_version)
+
+    @property
     def names(self) -> list[str]:
         """Names of all applications."""
         return [router_app(p.config.pipeline) for p in self.pipelines] + [GATEWAY_APP]
@@ -133,7 +132,9 @@ class Applications:
         """Deploy all; replicas come up in the background."""
         self.scale = self._wanted()
         gateway = self._deployment(serve.ingress()(Gateway), "Gateway", 1, GATEWAY_CONNECTIONS)
-        target = serve.RunTarget(gateway.bind(self.settings, self.pipelines), GATEWAY_APP, "/")
+        target = serve.RunTarget(
+            gateway.bind(self.settings, self.pipelines, self.reports), GATEWAY_APP, "/"
+        )
         self._run([target, *(self._router(p) for p in self.pipelines)])
 
     def apply_scale(self) -> None:
@@ -175,7 +176,9 @@ class Applications:
     def _router(self, pipeline: LoadedPipeline) -> serve.RunTarget:
         name = pipeline.config.pipeline
         router = self._deployment(Router, "Router", self.scale[name], ROUTER_CALLS)
-        return serve.RunTarget(router.bind(self.settings, pipeline), router_app(name), None)
+        return serve.RunTarget(
+            router.bind(self.settings, pipeline, self.reports), router_app(name), None
+        )
 
     def _deployment(self, target: Any, name: str, replicas: int, calls: int) -> Any:
         deployment = serve.deployment(
@@ -210,6 +213,8 @@ class Applications:
 
 TURN_S = 1.0
 """Time between two looks at replicas and scale, seconds."""
+STARTING_TURN_S = 0.5
+"""The same while not everything is ready."""
 STATUS_EVERY_TURNS = 3
 RAY_GONE_S = 30.0
 """Silence of Ray after which this process ends, so that its supervisor starts it anew, seconds."""
@@ -225,11 +230,13 @@ class Watch:
     ----------
     applications
         What is deployed.
+    replicas
+        Its replicas.
     """
 
-    def __init__(self, applications: Applications) -> None:
+    def __init__(self, applications: Applications, replicas: Replicas) -> None:
         self._applications = applications
-        self._run_dir = applications.settings.run_dir
+        self._replicas = replicas
         self._turns = 0
         self._is_running = False
         self._silent_after = time.monotonic() + applications.settings.start_timeout_s
@@ -244,15 +251,14 @@ class Watch:
         """Tell whether every application runs and every pipeline has a replica at work."""
         if not self._is_running:
             return False
-        replicas, _ = live_replicas(self._run_dir)
-        working = {facts.pipeline for facts in replicas if facts.ready}
+        working = {report.pipeline for report in self._replicas.live if report.is_ready}
         return all(p.config.pipeline in working for p in self._applications.pipelines)
 
     def run(self, stop: threading.Event) -> None:
         """Deploy and watch until ``stop``, then delete what was deployed."""
         try:
             self._applications.deploy()
-            while not stop.wait(TURN_S):
+            while not stop.wait(TURN_S if self.ready else STARTING_TURN_S):
                 self.turn()
             self._applications.delete()
             ray.shutdown()
@@ -261,12 +267,11 @@ class Watch:
             logger.exception("ray")
 
     def turn(self) -> None:
-        """Look once: forget dead replicas, apply the wanted scale, ask Serve."""
-        _, gone = live_replicas(self._run_dir)
-        for pid in gone:
-            logger.warning("replica %d is gone", pid)
-            remove_replica(self._run_dir, pid)
+        """Look once: read the replicas' reports, apply the wanted scale, ask Serve."""
         try:
+            for report in self._replicas.read_reports():
+                if not report.is_closed:
+                    logger.warning("replica %d on %s is gone", report.pid, report.node)
             self._applications.apply_scale()
             if not self._is_running or self._turns % STATUS_EVERY_TURNS == 0:
                 self._is_running = self._applications.running()
@@ -298,9 +303,8 @@ def run(settings: InferenceSettings, stop: threading.Event, listen: Callable[[],
     """
     applications = Applications(settings, load_pipelines(settings.pipelines))
     settings = applications.settings
-    metrics_dir = settings.run_dir / METRICS
-    prepare_multiprocess(metrics_dir)
-    watch = Watch(applications)
+    replicas = Replicas(applications.reports)
+    watch = Watch(applications, replicas)
     with ExitStack() as stack:
         try:
             stack.enter_context(
@@ -309,13 +313,15 @@ def run(settings: InferenceSettings, stop: threading.Event, listen: Callable[[],
                     settings.metrics_port,
                     live=lambda: watch.live,
                     ready=lambda: watch.ready and not stop.is_set(),
-                    metrics=lambda: multiprocess_exposition(metrics_dir),
+                    metrics=replicas.metrics_page,
+                    pages={"/replicas": replicas.replicas_page},
                 )
             )
         except OSError as exc:
             raise ConfigError(f"{exc.strerror}; change PENSTOCK_INFERENCE_METRICS_PORT") from exc
         listen()
         connect(settings)
+        applications.reports.delete_all_reports()
         listen()
         thread = threading.Thread(target=watch.run, args=(stop,), name="watch", daemon=True)
         thread.start()

@@ -17,6 +17,7 @@ from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_manager import ModelManager
 from penstock_inference.predictions import Signature
 from penstock_inference.publisher import PredictionPublisher
+from penstock_inference.replicas import Heartbeat, ReportStore
 from penstock_inference.rest.app import PipelineService, create_app
 from penstock_inference.rest.batching import RestScorer
 from penstock_inference.router import SERVICE
@@ -37,13 +38,21 @@ class Gateway:
         Of the service.
     pipelines
         The pipelines it answers for.
+    reports
+        Where it reports its metrics.
     """
 
-    def __init__(self, settings: InferenceSettings, pipelines: list[LoadedPipeline]) -> None:
+    def __init__(
+        self,
+        settings: InferenceSettings,
+        pipelines: list[LoadedPipeline],
+        reports: ReportStore | None = None,
+    ) -> None:
         configure_logging(SERVICE, settings.log_level)
         self._settings = settings
         self._attempt = uuid.uuid4().hex
-        self._families = InferenceFamilies(CollectorRegistry())
+        registry = CollectorRegistry()
+        self._families = InferenceFamilies(registry)
         self._server = TritonServer(settings.triton)
         self._registry = RegistryClient(settings.registry)
         self._managers: list[ModelManager] = []
@@ -51,6 +60,9 @@ class Gateway:
         self._services = {p.config.pipeline: self._service(p) for p in pipelines}
         for manager in self._managers:
             manager.start_threads()
+        self._heartbeat: Heartbeat | None = None
+        if reports is not None:
+            self._heartbeat = Heartbeat(reports, "", registry, lambda: True)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the HTTP application; Serve asks once, after the constructor."""
@@ -63,6 +75,9 @@ class Gateway:
         for publisher in self._publishers:
             publisher.close()
         self._managers, self._publishers = [], []
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+            self._heartbeat = None
 
     def _service(self, pipeline: LoadedPipeline) -> PipelineService:
         settings, config = self._settings, pipeline.config

@@ -1,83 +1,241 @@
-"""Small files in the run folder by which processes of this service know of each other.
+"""The replicas of a deployment: each reports itself, the service's process reads the reports.
 
-``inference-replicas/<pid>.json`` is written by each router replica, so that ``penstock status`` and
-/ready need no Ray; ``inference-scale.json`` holds the wanted number of replicas.
+A report goes into the key-value store of Ray's GCS, which every node of the cluster reaches: who
+the replica is, whether it takes records, and its metrics. So ``penstock status``, ``/ready`` and
+``/metrics`` know the replicas of all nodes. The wanted number of replicas is a file of the
+service's own.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
 
-import psutil
+import msgspec
+from penstock_service.metrics import Family, exposition, families_of, merged
+from prometheus_client import CollectorRegistry
 
-REPLICAS: Final = "inference-replicas"
+logger = logging.getLogger(__name__)
+
 SCALE: Final = "inference-scale.json"
-METRICS: Final = "inference-metrics"
-_SAME_START_S: Final = 1.0
+LOOK_S: Final = 0.2
+"""Time between two looks of a replica at itself, seconds: a change is reported at once."""
+BEAT_S: Final = 1.0
+"""Time between two reports of a replica in which nothing changes, seconds."""
+SILENT_S: Final = 5.0
+"""Silence after which a replica counts as gone, seconds."""
+MOST_ENDED: Final = 32
+"""Ended replicas that are kept one by one, for one that was only frozen reports again."""
+GCS_TIMEOUT_S: Final = 2.0
+_NAMESPACE: Final = b"penstock"
+_PREFIX: Final = "replica-"
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaFacts:
-    """One replica, as of its last heartbeat.
+class Report(msgspec.Struct, array_like=True):
+    """One replica, as it says itself.
 
     Parameters
     ----------
-    started_at
-        Start of the process, seconds since the epoch: with the pid it names the process.
-    ready
+    pipeline
+        Whose router it is; empty for the gateway.
+    beat
+        Number of the report: a replica whose number does not grow is silent. Clocks may differ.
+    is_ready
         Whether it takes records: it has its partitions and a model that answers.
+    is_closed
+        Whether this is its last report.
     """
 
-    pid: int
     pipeline: str
-    started_at: float
-    ready: bool
+    node: str
+    pid: int
+    beat: int
+    is_ready: bool
+    is_closed: bool
+    metrics: list[Family]
 
 
-def write_replica(run_dir: Path, facts: ReplicaFacts) -> None:
-    """Write the file of a replica."""
-    _write(run_dir / REPLICAS / f"{facts.pid}.json", asdict(facts))
+class ReportStore(Protocol):
+    """Where reports are kept; `GcsStore` in service."""
+
+    def put_report(self, key: str, report: bytes) -> None:
+        """Keep a replica's report in place of its last one."""
+
+    def all_reports(self) -> dict[str, bytes]:
+        """Return the reports of all replicas of the deployment."""
+
+    def delete_report(self, key: str) -> None:
+        """Forget a replica's report."""
 
 
-def remove_replica(run_dir: Path, pid: int) -> None:
-    """Remove the file of a replica."""
-    (run_dir / REPLICAS / f"{pid}.json").unlink(missing_ok=True)
+@dataclass(slots=True)
+class GcsStore:
+    """The key-value store of Ray's GCS; each call ends within `GCS_TIMEOUT_S` while Ray is there.
+
+    Parameters
+    ----------
+    deployment
+        Replicas of others, such as those of the release before, are not seen.
+    """
+
+    deployment: str
+
+    def put_report(self, key: str, report: bytes) -> None:
+        """Keep a replica's report in place of its last one."""
+        _gcs().internal_kv_put(self._key(key), report, True, _NAMESPACE, timeout=GCS_TIMEOUT_S)
+
+    def all_reports(self) -> dict[str, bytes]:
+        """Return the reports of all replicas of the deployment."""
+        gcs, prefix = _gcs(), self._key("")
+        keys = gcs.internal_kv_keys(prefix, _NAMESPACE, timeout=GCS_TIMEOUT_S)
+        found = gcs.internal_kv_multi_get(keys, _NAMESPACE, timeout=GCS_TIMEOUT_S) if keys else {}
+        return {key.removeprefix(prefix).decode(): report for key, report in found.items()}
+
+    def delete_report(self, key: str) -> None:
+        """Forget a replica's report."""
+        _gcs().internal_kv_del(self._key(key), False, _NAMESPACE, timeout=GCS_TIMEOUT_S)
+
+    def delete_all_reports(self) -> None:
+        """Forget the reports of all deployments."""
+        _gcs().internal_kv_del(_PREFIX.encode(), True, _NAMESPACE, timeout=GCS_TIMEOUT_S)
+
+    def _key(self, key: str) -> bytes:
+        return f"{_PREFIX}{self.deployment}-{key}".encode()
 
 
-def own_facts(pipeline: str) -> ReplicaFacts:
-    """Return the facts of this process, not ready yet."""
-    process = psutil.Process()
-    return ReplicaFacts(process.pid, pipeline, process.create_time(), ready=False)
+def _gcs() -> Any:
+    from ray.experimental.internal_kv import internal_kv_get_gcs_client
+
+    return internal_kv_get_gcs_client()
 
 
-def live_replicas(run_dir: Path) -> tuple[list[ReplicaFacts], list[int]]:
-    """Return the replicas that run, and the pids of files whose process is gone."""
-    alive: list[ReplicaFacts] = []
-    gone: list[int] = []
-    for path in sorted((run_dir / REPLICAS).glob("*.json")):
-        facts = _read(path)
-        if facts is None:
-            gone.append(int(path.stem)) if path.stem.isdecimal() else path.unlink(missing_ok=True)
-        elif is_running(facts):
-            alive.append(facts)
-        else:
-            gone.append(facts.pid)
-    return alive, gone
+class Heartbeat:
+    """Reports a replica, on a thread of its own: the store may be slow, or away.
+
+    Parameters
+    ----------
+    registry
+        Its metrics.
+    is_ready
+        Whether it takes records.
+    """
+
+    def __init__(
+        self,
+        store: ReportStore,
+        pipeline: str,
+        registry: CollectorRegistry,
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._is_ready = is_ready
+        self._key = uuid.uuid4().hex
+        node, pid = socket.gethostname(), os.getpid()
+        self._report = Report(pipeline, node, pid, 0, is_ready=False, is_closed=False, metrics=[])
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Send the last report."""
+        self._closing.set()
+        self._thread.join(2 * GCS_TIMEOUT_S)
+
+    def _run(self) -> None:
+        due = 0.0
+        while not self._closing.wait(LOOK_S):
+            is_ready = self._is_ready()
+            if is_ready != self._report.is_ready or time.monotonic() >= due:
+                due = time.monotonic() + BEAT_S
+                self._report.is_ready = is_ready
+                self._send()
+        self._report.is_ready, self._report.is_closed = False, True
+        self._send()
+
+    def _send(self) -> None:
+        self._report.beat += 1
+        try:
+            self._report.metrics = families_of(self._registry)
+            self._store.put_report(self._key, msgspec.msgpack.encode(self._report))
+        except Exception as exc:
+            # Whatever Ray raises while its head is away; the next beat tries again.
+            logger.warning("heartbeat: %s: %s", type(exc).__name__, exc)
 
 
-def is_running(facts: ReplicaFacts) -> bool:
-    """Tell whether the process of a file is still that process."""
-    try:
-        process = psutil.Process(facts.pid)
-        is_same = abs(process.create_time() - facts.started_at) < _SAME_START_S
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    report: Report
+    at_s: float
+
+
+@dataclass(slots=True)
+class Replicas:
+    """The replicas of one deployment by their reports; one thread reads, any may ask.
+
+    Examples
+    --------
+    A replica that was counted as gone and reports again counts once: its metrics are kept by
+    replica, and summed only when they are shown.
+    """
+
+    store: ReportStore
+    clock: Callable[[], float] = time.monotonic
+    _heard: dict[str, _Heard] = field(default_factory=dict)
+    _ended: list[Family] = field(default_factory=list)
+
+    def read_reports(self) -> list[Report]:
+        """Read the reports; return those of replicas that have gone since, and forget them."""
+        reports, now_s = self.store.all_reports(), self.clock()
+        heard = dict(self._heard)
+        for key, text in reports.items():
+            report = msgspec.msgpack.decode(text, type=Report)
+            if key not in heard or heard[key].report.beat != report.beat:
+                heard[key] = _Heard(report, now_s)
+        gone = [key for key in reports if not self._lives(heard[key], now_s)]
+        for key in gone:
+            self.store.delete_report(key)
+        found = [heard[key].report for key in gone]
+        ended = [key for key, each in heard.items() if not self._lives(each, now_s)]
+        for key in ended[:-MOST_ENDED]:
+            old = heard.pop(key).report.metrics
+            self._ended = merged([(self._ended, False), (old, False)])
+        self._heard = heard
+        return found
+
+    @property
+    def live(self) -> list[Report]:
+        """The routers that have been heard of lately."""
+        now_s = self.clock()
+        heard = self._heard.values()
+        return [h.report for h in heard if h.report.pipeline and self._lives(h, now_s)]
+
+    def metrics_page(self) -> bytes:
+        """Return the metrics of all replicas and of the gateway as one exposition."""
+        now_s = self.clock()
+        each = [(h.report.metrics, self._lives(h, now_s)) for h in self._heard.values()]
+        return exposition(merged([(self._ended, False), *each]))
+
+    def replicas_page(self) -> bytes:
+        """Return the routers as JSON: pipeline, node, pid and whether they take records."""
+        rows = [
+            {"pipeline": r.pipeline, "node": r.node, "pid": r.pid, "ready": r.is_ready}
+            for r in self.live
+        ]
+        return json.dumps(rows).encode()
+
+    @staticmethod
+    def _lives(heard: _Heard, now_s: float) -> bool:
+        return not heard.report.is_closed and now_s - heard.at_s < SILENT_S
 
 
 def wanted_replicas(run_dir: Path) -> dict[str, int]:
@@ -97,19 +255,9 @@ def want_replicas(run_dir: Path, pipeline: str, replicas: int) -> None:
 
     The running service applies it within seconds.
     """
-    wanted = {**wanted_replicas(run_dir), pipeline: replicas}
-    _write(run_dir / SCALE, wanted)
-
-
-def _write(path: Path, content: Mapping[str, object]) -> None:
+    wanted: Mapping[str, int] = {**wanted_replicas(run_dir), pipeline: replicas}
+    path = run_dir / SCALE
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(content), encoding="utf-8")
+    aside.write_text(json.dumps(wanted), encoding="utf-8")
     aside.replace(path)
-
-
-def _read(path: Path) -> ReplicaFacts | None:
-    try:
-        return ReplicaFacts(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None

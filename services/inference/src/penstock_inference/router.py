@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from dataclasses import replace
 
 from penstock_pipelines.loader import LoadedPipeline
 from penstock_pipelines.model import PipelineConfig, live_settings
@@ -30,7 +29,7 @@ from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_manager import ModelManager
 from penstock_inference.predictions import Signature
 from penstock_inference.publisher import PredictionPublisher
-from penstock_inference.replicas import own_facts, remove_replica, write_replica
+from penstock_inference.replicas import Heartbeat, ReportStore
 from penstock_inference.scoring import DataPlane, ServingState
 from penstock_inference.settings import InferenceSettings
 from penstock_inference.shadows import SLICE_ROWS, Shadows
@@ -44,8 +43,6 @@ INPUT_FIELDS = ("event_id", "event_time", "origin", "features")
 """What is read of a FeatureVector: anything that writes these may write a features topic."""
 DRAIN_S = 8.0
 """Time for the loop to finish and commit when the replica is shut down, seconds."""
-BEAT_S = 1.0
-"""Time between two heartbeats, seconds."""
 
 
 class Router:
@@ -57,9 +54,16 @@ class Router:
         Of the service.
     pipeline
         The pipeline whose features topic it reads.
+    reports
+        Where it reports itself; None outside a deployment.
     """
 
-    def __init__(self, settings: InferenceSettings, pipeline: LoadedPipeline) -> None:
+    def __init__(
+        self,
+        settings: InferenceSettings,
+        pipeline: LoadedPipeline,
+        reports: ReportStore | None = None,
+    ) -> None:
         configure_logging(SERVICE, settings.log_level)
         self._settings = settings
         self._pipeline = pipeline
@@ -67,7 +71,6 @@ class Router:
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self._processor: Processor | None = None
-        self._facts = own_facts(pipeline.config.pipeline)
         registry = CollectorRegistry()
         self._loop_metrics = LoopMetrics(registry)
         reloads = self._loop_metrics.reloads
@@ -83,11 +86,12 @@ class Router:
             pipeline.config, settings.kafka, self._registry, self._server, self._serving
         )
         self._thread = threading.Thread(target=self._run, name="kafka-loop", daemon=True)
-        self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        write_replica(settings.run_dir, self._facts)
         self._manager.start_threads()
         self._thread.start()
-        self._beats.start()
+        self._heartbeat: Heartbeat | None = None
+        if reports is not None:
+            name = pipeline.config.pipeline
+            self._heartbeat = Heartbeat(reports, name, registry, lambda: self.ready)
 
     def check_health(self) -> None:
         """Answer Serve's question; an exception has the replica replaced.
@@ -126,7 +130,8 @@ class Router:
         if self._shadows is not None:
             self._shadows.stop_thread()
         self._server.close()
-        remove_replica(self._settings.run_dir, self._facts.pid)
+        if self._heartbeat is not None:
+            self._heartbeat.close()
 
     def __del__(self) -> None:
         """Drain; Serve calls this, once, when it shuts a replica down."""
@@ -219,9 +224,3 @@ class Router:
                 "journal_dir": settings.run_dir / "flights",
             }
         )
-
-    def _beat(self) -> None:
-        while not self._stop.wait(BEAT_S):
-            if self.ready != self._facts.ready:
-                self._facts = replace(self._facts, ready=self.ready)
-                write_replica(self._settings.run_dir, self._facts)

@@ -125,7 +125,7 @@ class InferenceSettings(BaseSettings):
     feast_dir: Path = Path(".penstock/feast")
     """Folder with one Feast repository per pipeline; the gateway reads online features there."""
     run_dir: Path = Path(".penstock/run")
-    """Folder for facts about the running processes: replica pids, metrics, the wanted scale."""
+    """Folder of a process's own: the wanted scale, journals of what is in flight."""
     ray_address: str = "127.0.0.1:6379"
     """host:port of the Ray head; its access token is found by Ray's own RAY_AUTH_TOKEN_PATH."""
     replicas: PositiveInt = 1
