@@ -21,6 +21,8 @@ BAD_SHARE = 0.01
 PUBLISH_S = 50.0
 KILL_ROUND_EVENTS = 20_000
 KILL_ROUNDS = 3
+METRICS_LATE_S = 3.0
+"""Replicas report their counts once a second, and the service reads them once a second."""
 Killed = Literal["ingest", "inference", "triton"]
 
 
@@ -45,9 +47,11 @@ def scrape_services(stack: Stack) -> dict[str, Figures]:
 def test_every_event_has_one_outcome(
     stack: Stack, fraud: LedgerRun, cards: ProducerApp, event_count: int, seed: int
 ) -> None:
+    time.sleep(METRICS_LATE_S)
     before = scrape_services(stack)
     published = cards.publish(card_rows(seed, event_count, BAD_SHARE), Published())
     fraud.drain(180)
+    time.sleep(METRICS_LATE_S)
     after = scrape_services(stack)
     counted = [
         *counters("ingest", fraud.topics.events, before["ingest"], after["ingest"]),
