@@ -77,7 +77,10 @@ class TopicLog:
         self._view = LogView(kafka, gap="error")
 
     def watermarks(self) -> tuple[dict[Partition, int], dict[Partition, int]]:
-        """Return each partition's first offset, and the one after its last committed record.
+        """Return each partition's first offset and its end, open transactions included.
+
+        A transaction counts as open for some milliseconds after its commit has returned, until
+        the broker has written its marker; a read up to this end waits for that.
 
         Raises
         ------
@@ -88,7 +91,7 @@ class TopicLog:
         """
         partitions = self._view.partitions(*self._topics)
         first = self._view.begin_offsets(partitions)
-        return first, self._view.end_offsets(partitions, committed=True)
+        return first, self._view.end_offsets(partitions)
 
     @property
     def positions(self) -> dict[Partition, int]:
@@ -319,7 +322,7 @@ class LabelRows:
         return {p: max(first[p], end[p] - rows // of_topic[p[0]]) for p in end}
 
     def advance(self, ends: Offsets | None = None) -> None:
-        """Read what is committed now, or what lies before ``ends`` and nothing else.
+        """Read what has been written until now, or what lies before ``ends`` and nothing else.
 
         Raises
         ------
@@ -331,11 +334,7 @@ class LabelRows:
         upto = self._log.watermarks()[1] if ends is None else ends
         for chunk in self._log.read(upto, READ_TIMEOUT_S):
             is_label = chunk.topic == self._interactions
-            table = self._columns[is_label].table(chunk)
-            if ends is not None:
-                end = ends[chunk.topic, chunk.partition]
-                table = table.filter(pa.compute.less(table["offset"], end))
-            self._newest[is_label].append_chunk(chunk, table)
+            self._newest[is_label].append_chunk(chunk, self._columns[is_label].table(chunk))
 
     def joined(self, at_least: int = 1) -> pa.Table | None:
         """Return the labelled rows read so far, by time; None if there cannot be so many."""
