@@ -164,5 +164,5 @@ def replay_of(headers: Headers | None) -> Replay | None:
 
 
 def is_avro(role: Role) -> bool:
-    """Tell whether a topic's values are Avro of ours."""
+    """Return whether a topic's values are Avro of ours."""
     return role in ("features", "predictions")

@@ -81,12 +81,12 @@ class Letter:
 
     @property
     def is_the_event(self) -> bool:
-        """Tell whether it holds the bytes of its origin, not of what a service made of it."""
+        """Whether it holds the bytes of its origin, not of what a service made of it."""
         return self.origin is not None and self.source == self.origin.topic
 
     @property
     def lost_its_headers(self) -> bool:
-        """Tell whether the service could not carry the original headers over."""
+        """Whether the service could not carry the original headers over."""
         return self.cause.endswith(UNREADABLE_HEADERS)
 
 
@@ -110,7 +110,7 @@ class LetterFilter:
     ids: frozenset[RecordId] = frozenset()
 
     def takes(self, letter: Letter) -> bool:
-        """Tell whether a letter is meant; offsets outside the bounds are never read."""
+        """Return whether a letter is meant; offsets outside the bounds are never read."""
         if self.classes and letter.dead_letter_class not in self.classes:
             return False
         if self.ids and letter.record_id not in self.ids:

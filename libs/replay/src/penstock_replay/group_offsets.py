@@ -1,4 +1,4 @@
-"""``penstock offsets``: how far groups are, and moving one that nobody works in."""
+"""``penstock offsets``: committed offsets of groups, shown, and set where there are no members."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Move:
 
     @property
     def is_backward(self) -> bool:
-        """Tell whether records that the group has handled will be handled again."""
+        """Whether records that the group has handled will be handled again."""
         return self.committed is not None and self.target < self.committed
 
 

@@ -82,7 +82,7 @@ class Selection:
             return Pick.SELECTED
         span = self.spans.get(original.partition)
         # Timestamp and key of a copy are its original's: only the offset tells whether that one
-        # is selected. A copy of a copy is passed over because of the copy in the middle.
+        # is selected. A copy of a copy is skipped because of the copy in the middle.
         return Pick.COPY if span is not None and original.offset in span else Pick.SELECTED
 
     def rest(self, done: Mapping[str, OffsetSet]) -> dict[int, Span]:
@@ -381,7 +381,7 @@ class RangeReplay:
 
 
 def is_success(event: AuditEvent) -> bool:
-    """Tell whether an event closes its operation."""
+    """Return whether an event closes its operation."""
     return event.phase == "end" and event.outcome == "succeeded"
 
 

@@ -1,4 +1,7 @@
-"""Steps from one routing state to the next, shared by everybody who decides them. Pure."""
+"""A routing state: the steps from one to the next, and which of the keys a share of it means. Pure.
+
+Keys are shared out by a hash, so that a key stays with its version, the same in every process.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,6 @@ def job_of(state: RoutingState) -> str | None:
     return request_id if name == JOB and slash else None
 
 
-# FROM key_share.py: Which share of the keys a key belongs to: sticky, the same in every process.
 BUCKETS: Final = 10_000
 """Buckets per pipeline; a hundred of them are one percent of the keys."""
 NO_KEY: Final = -1
