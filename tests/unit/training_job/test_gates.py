@@ -11,8 +11,8 @@ from penstock_training_job.gates import (
     METRICS,
     Verdict,
     canary_metrics,
+    event_metrics,
     holdout_metrics,
-    told,
 )
 from penstock_training_job.judge import Comparison
 
@@ -22,7 +22,7 @@ UNSURE = Comparison(2_000, 60, 0.95, 0.94, -0.01, 0.03)
 
 def test_verdict_comes_back_from_the_run_s_notes() -> None:
     metrics = {**holdout_metrics(UNSURE, 10_000), **canary_metrics(BETTER)}
-    verdict = Verdict("rejected", "why", told(metrics))
+    verdict = Verdict("rejected", "why", event_metrics(metrics))
     noted = {**metrics, "parity_max_abs_diff": 1e-6}
     assert Verdict.from_notes({**verdict.tags(), "git_commit": "x"}, noted) == verdict
     assert Verdict.from_notes({"git_commit": "x"}, noted) is None

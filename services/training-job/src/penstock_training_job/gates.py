@@ -52,7 +52,7 @@ class Verdict:
         """Return the verdict in a run's tags and metrics; None if there is none yet."""
         if VERDICT_TAG not in tags:
             return None
-        return cls(tags[VERDICT_TAG], tags.get(REASON_TAG, ""), told(metrics))
+        return cls(tags[VERDICT_TAG], tags.get(REASON_TAG, ""), event_metrics(metrics))
 
     def tags(self) -> dict[str, str]:
         """Return the verdict as tags of the run."""
@@ -81,7 +81,7 @@ def canary_objection(found: Comparison, min_gain: float) -> str:
     )
 
 
-def told(metrics: Mapping[str, float]) -> dict[str, float]:
+def event_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """Return those metrics of a run that belong into an event."""
     return {name: metrics[name] for name in METRICS if name in metrics}
 

@@ -25,8 +25,8 @@ from penstock_training_job.gates import (
     PROMOTED,
     REJECTED,
     Verdict,
+    event_metrics,
     offline_objection,
-    told,
 )
 from penstock_training_job.job import TrainingJob
 from penstock_training_job.judge import Comparison
@@ -97,7 +97,7 @@ def _retrain(job: TrainingJob, make: MakeTrainer) -> RetrainEvent:
         _carry_out(job, rollout, verdict)
     except Overtaken as exc:
         # Somebody else's routing state is left as it is.
-        verdict = Verdict(REJECTED, str(exc), told(tracker.notes(run_id)[1]))
+        verdict = Verdict(REJECTED, str(exc), event_metrics(tracker.notes(run_id)[1]))
         tracker.note(run_id, verdict.tags(), {})
     tracker.drop_alias(candidate.version, CHALLENGER)
     LOG.info("version %s is %s: %s", candidate.version, verdict.verdict, verdict.reason)
@@ -130,10 +130,10 @@ def _judge(job: TrainingJob, rollout: Rollout, run_id: str, metrics: dict[str, f
     """Return the verdict, kept in the run before anything follows from it."""
     objection = offline_objection(_holdout(metrics), job.config.rollout.min_gain)
     if objection:
-        verdict = Verdict(REJECTED, objection, told(metrics))
+        verdict = Verdict(REJECTED, objection, event_metrics(metrics))
     else:
         found = run_canary(job, rollout, run_id)
-        verdict = Verdict(found.verdict, found.reason, {**told(metrics), **found.metrics})
+        verdict = Verdict(found.verdict, found.reason, {**event_metrics(metrics), **found.metrics})
     job.tracker.note(run_id, verdict.tags(), verdict.metrics)
     return verdict
 
@@ -160,7 +160,7 @@ def _carry_out(job: TrainingJob, rollout: Rollout, verdict: Verdict) -> None:
 
 
 def _withdraw(job: TrainingJob) -> None:
-    """Take back the canary of a job that fails; its failure is what counts and is told."""
+    """Take back the canary of a job that fails; the event carries its failure, not this one."""
     with suppress(PenstockError):
         state = job.routed()
         if state is not None and job_of(state) == job.request_id:
