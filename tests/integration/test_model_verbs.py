@@ -40,7 +40,7 @@ def pipeline(
     }
     for name, value in settings.items():
         monkeypatch.setenv(f"PENSTOCK_{name}", value)
-    Tracker(places.mlflow, made.name).log(train(made.pipeline), "c0ffee", alias=CHALLENGER)
+    Tracker(places.mlflow, made.name).log(train(made.loaded), "c0ffee", alias=CHALLENGER)
     yield made
     made.remove_topics()
 
