@@ -393,13 +393,15 @@ appender.stdout.layout.pattern = %d{ISO8601} %p %c{1} %m%n
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on.
+    """Return a port that nothing listens on; it is this process's until it ends.
 
-    None that the kernel gives to outgoing connections: it must be free again after a bounce.
+    None that the kernel gives to outgoing connections: it must be free again after a bounce. Drawn
+    apart from the tests' seeds, with which each test would draw the same.
     """
     while True:
-        port = random.randrange(*PORTS)
-        with socket.socket() as probe, suppress(OSError):
+        port = random.SystemRandom().randrange(*PORTS)
+        with socket.socket() as probe, suppress(OSError):  # also if another run has claimed it
+            _locked(f"port-{port}")
             probe.bind((HOST, port))
             return port
 
