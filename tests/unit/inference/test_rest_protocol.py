@@ -29,6 +29,7 @@ def caller(published: Published, tmp_path_factory: pytest.TempPathFactory) -> It
     """A gateway over the real reader of events."""
     pipeline = load_pipeline(write_folder(tmp_path_factory.mktemp(NAME)))
     vectors = EventVectors(pipeline, Path("no-feast"))
+    vectors.warm_up()
     app = gateway(FakeLink(), published, vector=vectors.vector, max_body_bytes=2**16)
     with serving(app) as made:
         yield made

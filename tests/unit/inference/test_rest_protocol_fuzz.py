@@ -134,6 +134,7 @@ def _places(node: Any) -> Any:
 def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     pipeline = load_pipeline(write_folder(tmp_path_factory.mktemp(NAME)))
     vectors = EventVectors(pipeline, Path("no-feast"))
+    vectors.warm_up()
     return gateway(FakeLink(), Published(), vector=vectors.vector)
 
 
