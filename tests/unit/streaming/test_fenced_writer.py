@@ -23,6 +23,15 @@ NOT_ALLOWED = KafkaError(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
 TOO_LARGE = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
 
 
+CALLS = (
+    "init_transactions",
+    "begin_transaction",
+    "produce",
+    "commit_transaction",
+    "abort_transaction",
+)
+
+
 class MadeProducers:
     """Producers that a writer makes, one after the other."""
 
@@ -32,7 +41,7 @@ class MadeProducers:
 
     def producer(self, config: dict[str, object]) -> object:
         mock = create_autospec(Producer, instance=True)
-        for name in ("init_transactions", "begin_transaction", "produce", "commit_transaction"):
+        for name in CALLS:
             getattr(mock, name).side_effect = self._call(name)
         self.made.append(mock)
         return mock
@@ -56,6 +65,18 @@ def producers(monkeypatch: pytest.MonkeyPatch) -> MadeProducers:
 @pytest.fixture
 def writer(producers: MadeProducers) -> FencedWriter:
     return FencedWriter(KafkaSettings(), "id")
+
+
+@pytest.mark.parametrize(("cause", "expected"), [(FENCED, FencedError), (FATAL, OutcomeUnknown)])
+def test_fatal_error_of_a_produce_is_what_the_next_call_says(
+    producers: MadeProducers, writer: FencedWriter, cause: KafkaError, expected: type[Exception]
+) -> None:
+    writer.open()
+    producers.fails["produce"] = [KafkaError(KafkaError._FATAL, "Local: Fatal error", True)]
+    producers.fails["abort_transaction"] = [cause]
+    with pytest.raises(expected):
+        writer.write_transaction([RECORD])
+    assert not writer.is_open
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ class FencedWriter:
                     raise AbortRequired("the producer's queue stays full") from None
                 client.poll(_POLL_S)
             except CLIENT_EXCEPTIONS as exc:
-                raise self._failure(exc) from exc
+                raise self._failure(self._cause(exc)) from exc
 
     def commit(self) -> dict[Partition, int]:
         """Make the records since the last commit visible at once.
@@ -285,6 +285,17 @@ class FencedWriter:
                 is_retriable = transaction_class(error_of(exc)) is TransactionClass.RETRIABLE
                 if not is_retriable or deadline.expired:
                     raise self._failure(exc) from exc
+
+    def _cause(self, exc: BaseException) -> BaseException:
+        """Return what made the producer useless: `produce` says only that it is, a call why."""
+        if error_of(exc).code() == KafkaError._FATAL:  # noqa: SLF001 - the client's name for it
+            try:
+                within(self._opened.abort_transaction, self._loop.commit_timeout_s)
+            except CLIENT_EXCEPTIONS as cause:
+                return cause
+            except OutcomeUnknown:
+                return exc
+        return exc
 
     def _failure(self, exc: BaseException) -> Exception:
         """Return what an error of a transaction means."""
