@@ -19,7 +19,7 @@ import workloads
 from contenders import Contender, Place, Running
 from peers import MODEL
 from penstock_pipelines.loader import load_pipeline
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_routing.topic import RoutingTopic
 from penstock_rows import Feast, Row, Variant
 from penstock_schemas.records import ModelVersion, RoutingState

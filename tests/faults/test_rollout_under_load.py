@@ -12,7 +12,7 @@ import pytest
 from harness.fault_pipeline import ServedPipeline, VectorStream
 from harness.models import MAX_ROWS, MODEL_WIDTH, tiny_onnx, unserve
 from harness.waiting import eventually
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_routing.topic import RoutingTopic
 from penstock_schemas.records import ModelVersion, RoutingState
 from penstock_streaming.settings import KafkaSettings

@@ -12,7 +12,7 @@ import pytest
 from harness.clients import avro_encoder, register_schema
 from harness.fault_pipeline import FaultWindow, ServedPipeline, now_ms
 from harness.records import RawMessage, send
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 
 MakePipeline = Callable[..., ServedPipeline]
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(240)]

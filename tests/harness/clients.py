@@ -190,7 +190,7 @@ def card_rows(seed: int, count: int, bad_share: float = 0.0) -> Iterator[tuple[R
 
 
 def _transactions(seed: int, count: int) -> Iterator[Row]:
-    from penstock_simulator.transactions import CardTransactions
+    from penstock_simulator.card_transactions import CardTransactions
 
     generator = CardTransactions(seed)
     now_ms = time.time_ns() // 1_000_000

@@ -51,7 +51,7 @@ from harness.waiting import Background, BackgroundCall, eventually, holds_for
 from onnx import TensorProto, helper, numpy_helper
 from penstock_ledger import Fault, Report
 from penstock_pipelines.loader import load_pipeline
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_routing.topic import RoutingTopic
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.records import ModelVersion, RoutingState

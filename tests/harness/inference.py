@@ -39,9 +39,9 @@ from penstock_inference.model_server import (
 from penstock_inference.predictions import EventVector, Signature
 from penstock_inference.rest.app import PipelineService, create_app
 from penstock_inference.rest.batching import RestScorer
-from penstock_inference.routing import Route
 from penstock_inference.scoring import DataPlane, Scored, ServingState
 from penstock_inference.settings import GatewaySettings, TritonSettings
+from penstock_inference.traffic_split import Route
 from penstock_inference.triton import TritonServer
 from penstock_schemas.codec import ColumnarEncoder, decode_one, encode_one
 from penstock_schemas.errors import ModelUnavailable, PenstockError, RuleViolation

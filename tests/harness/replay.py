@@ -24,7 +24,7 @@ from confluent_kafka import (
 from harness.kafka import Isolation, delete_topics, read_topic
 from harness.kills import kill_job
 from penstock_cli.main import main
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_schemas.errors import ModelRejected, RecordError, RuleViolation
 from penstock_schemas.records import AuditEvent
 from penstock_schemas.topics import PipelineTopics

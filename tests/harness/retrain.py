@@ -31,7 +31,7 @@ from harness.models import NAME, write_folder
 from harness.services import ServiceProcess, service_settings
 from harness.waiting import background_calls, eventually
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_routing.states import BUCKETS, buckets
 from penstock_routing.topic import RoutingTopic
 from penstock_schemas.avro_rows import PREFIX_BYTES

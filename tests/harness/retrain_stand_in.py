@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from confluent_kafka import Producer
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_schemas.codec import encode_one
 from penstock_schemas.records import RetrainEvent
 from penstock_schemas.schema_files import schema_text

@@ -11,7 +11,7 @@ import pytest
 from harness.loop import MakeGroup, WorkerGroup
 from harness.replay import ReplayedPipeline
 from harness.stack import ModelServer
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_streaming.settings import KafkaSettings
 
 if TYPE_CHECKING:

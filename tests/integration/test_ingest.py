@@ -28,7 +28,7 @@ from penstock_features.online import apply_definitions, load_profiles, open_stor
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_schemas.codec import ColumnarEncoder, decode_one
 from penstock_schemas.schema_files import schema_text
-from penstock_simulator.transactions import CardTransactions
+from penstock_simulator.card_transactions import CardTransactions
 
 FRAUD = Path(__file__).parents[2] / "pipelines" / "fraud"
 ACCOUNTS = 200

@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 from harness.kafka import own_topics
 from penstock_cli.lifecycle_log import LifecycleLog, now_ms
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import BrokerUnavailable
 from penstock_schemas.records import DriftEvent, DriftWindow, RetrainEvent

@@ -15,11 +15,11 @@ from harness.waiting import eventually
 from penstock_inference.model_server import ServedModel
 from penstock_inference.predictions import AnsweredBy, Signature, Vectors, prediction_columns
 from penstock_inference.publisher import PredictionPublisher
-from penstock_inference.routing import Route
+from penstock_inference.traffic_split import Route
 from penstock_ledger import LogClient, TopicRange
 from penstock_ledger.decoding import RecordDecoder
 from penstock_ledger.reader import schema_reader
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_streaming.settings import KafkaSettings
 from prometheus_client import CollectorRegistry, Counter
 

@@ -19,7 +19,7 @@ from harness.replay import run_penstock
 from harness.services import ServiceProcess, service_settings
 from harness.waiting import eventually
 from penstock_pipelines.loader import load_pipeline
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.schema_files import schema_text
 from penstock_streaming.admin import apply

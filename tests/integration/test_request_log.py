@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Producer
 from harness.kafka import delete_topics
 from harness.waiting import background_calls
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import RetrainEvent

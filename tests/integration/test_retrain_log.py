@@ -11,8 +11,8 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 from harness.kafka import own_topics
-from penstock_registry.client import RegistryClient
-from penstock_retrain_trigger.log import RetrainLog
+from penstock_registry.schema_registry import RegistryClient
+from penstock_retrain_trigger.retrain_log import RetrainLog
 from penstock_schemas.codec import encode_one
 from penstock_schemas.errors import BrokerUnavailable, FencedError, RecordError
 from penstock_schemas.records import RetrainEvent

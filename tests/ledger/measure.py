@@ -25,7 +25,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from penstock_ledger import LedgerTopics, ReadOptions, check_pipeline
 from penstock_ledger.records import ROLES
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_schemas.codec import ColumnarEncoder, encode_one
 from penstock_schemas.schema_files import schema_text
 from rollouts import rollout

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from penstock_registry.client import RegistrySettings
+from penstock_registry.schema_registry import RegistrySettings
 from penstock_service.settings import load_settings
 from penstock_streaming.settings import KafkaSettings
 from pydantic_settings import BaseSettings, SettingsConfigDict

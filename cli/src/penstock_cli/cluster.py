@@ -19,7 +19,7 @@ from penstock_cli import console
 from penstock_cli.options import ExitCode, Where, pipeline_folder, stack_config
 
 if TYPE_CHECKING:
-    from penstock_registry.client import RegistryClient
+    from penstock_registry.schema_registry import RegistryClient
     from penstock_replay.offsets import Bound
     from penstock_schemas.topics import PipelineTopics
     from penstock_streaming.audit import AuditLog, Operation
@@ -51,7 +51,7 @@ class Cluster:
     @classmethod
     def of(cls, where: Where, pipelines: list[str] | None = None) -> Cluster:
         """Return what the options mean."""
-        from penstock_registry.client import RegistryClient, RegistrySettings
+        from penstock_registry.schema_registry import RegistryClient, RegistrySettings
         from penstock_stack.endpoints import Endpoints
         from penstock_stack.registry_server import API_PATH
         from penstock_streaming.settings import KafkaSettings

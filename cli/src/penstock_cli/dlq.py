@@ -33,7 +33,7 @@ from penstock_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from penstock_registry.client import RegistryClient
+    from penstock_registry.schema_registry import RegistryClient
     from penstock_replay.dead_letters import Found, LetterFilter
     from penstock_replay.redrive import Tally
 

@@ -26,7 +26,7 @@ from penstock_cli.options import (
 if TYPE_CHECKING:
     from penstock_ledger import LedgerTopics, ReadOptions, Report
     from penstock_ledger.live import Since
-    from penstock_registry.client import RegistryClient
+    from penstock_registry.schema_registry import RegistryClient
     from penstock_schemas.topics import PipelineTopics
 
 _AGE: Final = re.compile(r"(\d{1,6})([smhd])")
@@ -111,7 +111,7 @@ def _reading(
 ) -> tuple[LedgerTopics, ReadOptions]:
     """Return what is read, and from where: the profile's addresses, or those of the options."""
     from penstock_ledger import ReadOptions
-    from penstock_registry.client import RegistryClient
+    from penstock_registry.schema_registry import RegistryClient
 
     names = topics_of(pipeline)
     if global_options(context).profile is Profile.prod:

@@ -19,7 +19,7 @@ from penstock_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from penstock_registry.client import RegistryClient
+    from penstock_registry.schema_registry import RegistryClient
     from penstock_schemas.topics import Topic
     from penstock_stack.component import StackConfig
     from penstock_streaming.admin import Change
@@ -71,7 +71,7 @@ def apply_all(config: StackConfig, profile: Profile = Profile.local) -> list[Cha
 
 
 def _clients(config: StackConfig, profile: Profile) -> tuple[KafkaSettings, RegistryClient]:
-    from penstock_registry.client import RegistryClient
+    from penstock_registry.schema_registry import RegistryClient
 
     from penstock_cli.addresses import addresses
 

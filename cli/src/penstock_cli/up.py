@@ -67,7 +67,7 @@ def down(data_dir: DataDir = DEFAULT_DATA_DIR) -> None:
 
 def components(config: StackConfig) -> list[Component]:
     """Return everything that ``up`` runs."""
-    from penstock_stack.components import infrastructure, services
+    from penstock_stack.catalogue import infrastructure, services
 
     def apply_topics() -> None:
         from penstock_cli.topics import apply_all

@@ -7,9 +7,9 @@ from harness.inference import NOW_MS, PREDICTION_ID, WIDTH, FakeScorer, version
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_server import ServedModel
 from penstock_inference.predictions import Signature
-from penstock_inference.routing import Route, RouteTable
 from penstock_inference.scoring import DataPlane, ServingState
 from penstock_inference.stream import Codecs, InferenceHandler
+from penstock_inference.traffic_split import Route, RouteTable
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.schema_files import schema_text
 from prometheus_client import CollectorRegistry

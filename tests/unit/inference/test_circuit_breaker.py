@@ -16,9 +16,9 @@ from penstock_inference.circuit_breaker import (
 from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_manager import ModelManager
 from penstock_inference.model_server import DeadlineHit, Matrix, ServedModel
-from penstock_inference.routing import Route, RouteTable
 from penstock_inference.scoring import DataPlane, ServingState
 from penstock_inference.stream import InferenceHandler
+from penstock_inference.traffic_split import Route, RouteTable
 from penstock_schemas.errors import ModelUnavailable
 from penstock_schemas.records import RoutingState
 

@@ -19,8 +19,8 @@ from penstock_inference.model_server import (
     ServedModel,
     Tensors,
 )
-from penstock_inference.routing import serving
 from penstock_inference.scoring import ServingState
+from penstock_inference.traffic_split import serving
 from penstock_schemas.errors import (
     ConfigError,
     ModelRejected,

@@ -14,8 +14,8 @@ from harness.inference import WIDTH, FakeLink, Published, gateway, infer_body, m
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.model_server import Matrix
 from penstock_inference.rest import protocol
-from penstock_inference.routing import Route
 from penstock_inference.scoring import Scored
+from penstock_inference.traffic_split import Route
 
 
 @pytest.fixture

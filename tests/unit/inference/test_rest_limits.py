@@ -16,8 +16,8 @@ from harness.inference import FakeLink, Published, gateway, infer_body, mean_sco
 from harness.waiting import eventually
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.model_server import Matrix
-from penstock_inference.routing import Route
 from penstock_inference.scoring import Scored
+from penstock_inference.traffic_split import Route
 
 INFER = "/v2/models/tiny/infer"
 BODY = json.dumps(infer_body()).encode()

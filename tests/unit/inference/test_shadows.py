@@ -23,10 +23,10 @@ from penstock_inference.metrics import InferenceFamilies, InferenceMetrics
 from penstock_inference.model_server import Matrix, ServedModel
 from penstock_inference.predictions import Signature
 from penstock_inference.publisher import PredictionPublisher
-from penstock_inference.routing import Route, RouteTable, Share
 from penstock_inference.settings import ShadowSettings
 from penstock_inference.shadows import SLICE_ROWS, Shadows, ShownRows
 from penstock_inference.stream import InferenceHandler
+from penstock_inference.traffic_split import Route, RouteTable, Share
 from penstock_schemas.errors import ModelRejected, ModelUnavailable
 
 SHADOW = "tiny__9"

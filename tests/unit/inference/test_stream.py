@@ -18,9 +18,9 @@ from harness.inference import (
 )
 from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_server import Matrix, ServedModel
-from penstock_inference.routing import Route
 from penstock_inference.scoring import DataPlane, ServingState
 from penstock_inference.stream import InferenceHandler
+from penstock_inference.traffic_split import Route
 from penstock_schemas.errors import ModelRejected, ModelUnavailable, ShapeMismatch
 from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch

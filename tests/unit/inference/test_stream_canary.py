@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.model_server import Matrix, ServedModel
-from penstock_inference.routing import Route, RouteTable, Share
 from penstock_inference.scoring import CANARY_TIMEOUT_S, DataPlane, ServingState
 from penstock_inference.stream import InferenceHandler
+from penstock_inference.traffic_split import Route, RouteTable, Share
 from penstock_schemas.errors import FatalError, ModelRejected, ModelUnavailable, ShapeMismatch
 from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch
@@ -137,7 +137,7 @@ def test_no_key_is_looked_at_while_the_champion_is_alone(
     def refuse(*_: object) -> None:
         raise AssertionError("a key was looked at")
 
-    monkeypatch.setattr("penstock_inference.routing.buckets", refuse)
+    monkeypatch.setattr("penstock_inference.traffic_split.buckets", refuse)
     check_answers(handle(handler), [])
 
 

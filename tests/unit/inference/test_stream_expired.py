@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from penstock_inference.metrics import InferenceFamilies
 from penstock_inference.model_server import ServedModel
-from penstock_inference.routing import Route, RouteTable, Share
 from penstock_inference.scoring import DataPlane, ServingState
 from penstock_inference.stream import InferenceHandler
+from penstock_inference.traffic_split import Route, RouteTable, Share
 from penstock_schemas.errors import ModelUnavailable
 from penstock_streaming.checkpoint import check_accounted
 from penstock_streaming.handler import HandledBatch, MessageBatch

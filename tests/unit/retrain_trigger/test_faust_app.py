@@ -25,7 +25,7 @@ def test_repeated_line_of_a_library_passes_once_per_window() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        record("penstock_retrain_trigger.log", "request is %s", "accepted"),
+        record("penstock_retrain_trigger.retrain_log", "request is %s", "accepted"),
         record("aiokafka", "lost %s", 1, level=logging.CRITICAL),
     ],
 )

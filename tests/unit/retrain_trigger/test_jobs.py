@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from penstock_pipelines.model import Retrain
 from penstock_retrain_trigger.jobs import JobsUnavailable, JobWatch, RayJobs, job_request
-from penstock_retrain_trigger.log import Decisions
 from penstock_retrain_trigger.metrics import TriggerFamilies, TriggerMetrics
 from penstock_retrain_trigger.resubmission import Job
+from penstock_retrain_trigger.retrain_log import Decisions
 from penstock_retrain_trigger.settings import TriggerSettings
 from penstock_schemas.errors import BrokerUnavailable
 from penstock_schemas.records import RetrainEvent

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from penstock_pipelines.loader import load_pipeline
 from penstock_simulator.bad_events import EXPECTED, UNKNOWN_SCHEMA_ID, Spoiler, draw_kinds
+from penstock_simulator.card_transactions import CardTransactions
 from penstock_simulator.foreign_producer import avro_writer, rows_of
-from penstock_simulator.transactions import CardTransactions
 
 FRAUD = load_pipeline(Path(__file__).parents[3] / "pipelines" / "fraud")
 SCHEMA = fastavro.parse_schema(json.loads(FRAUD.event_schema))

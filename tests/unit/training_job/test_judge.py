@@ -38,7 +38,7 @@ def test_memory_bound_changes_nothing(
 ) -> None:
     rows = drawn(rng, 500, 2.0, 1.0)
     whole = compare(*rows, resamples=400)
-    monkeypatch.setattr("penstock_monitoring.intervals._CHUNK_CELLS", 500 * 7)
+    monkeypatch.setattr("penstock_monitoring.confidence_intervals._CHUNK_CELLS", 500 * 7)
     parts = compare(*rows, resamples=400)
     assert parts.gain_low == pytest.approx(whole.gain_low, abs=0.02)
     assert parts.candidate_auc == whole.candidate_auc

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from confluent_kafka import Consumer, Message, TopicPartition
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, decode_one
 from penstock_schemas.errors import RecordError
 from penstock_schemas.records import DriftEvent, RetrainEvent, RoutingState

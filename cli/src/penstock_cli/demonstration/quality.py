@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from penstock_monitoring.intervals import PairedAuc, paired_bootstrap
+from penstock_monitoring.confidence_intervals import PairedAuc, paired_bootstrap
 from penstock_monitoring.quality import auc
 
 from penstock_cli.demonstration.joined_rows import UNKNOWN, JoinedRows, Rows

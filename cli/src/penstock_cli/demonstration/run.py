@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from penstock_monitoring.quality import auc
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_schemas.errors import BrokerUnavailable, FatalError, PenstockError
 from penstock_simulator.foreign_producer import Connection
 from penstock_simulator.generators import Drift, DriftKind, SimulatedBatch

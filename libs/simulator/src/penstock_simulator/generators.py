@@ -103,7 +103,9 @@ class EventGenerator(Protocol):
         """
 
 
-_GENERATORS: Final = {"card_transactions": ("penstock_simulator.transactions", "CardTransactions")}
+_GENERATORS: Final = {
+    "card_transactions": ("penstock_simulator.card_transactions", "CardTransactions")
+}
 
 
 def make_generator(name: str, seed: int) -> EventGenerator:

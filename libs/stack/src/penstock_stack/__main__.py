@@ -13,8 +13,8 @@ from pathlib import Path
 from penstock_schemas.errors import PenstockError
 
 from penstock_stack.artifacts import cache_dir
+from penstock_stack.catalogue import infrastructure
 from penstock_stack.component import StackConfig
-from penstock_stack.components import infrastructure
 from penstock_stack.endpoints import Endpoints
 from penstock_stack.supervisor import interruption, supervised
 

@@ -26,7 +26,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     NewTopic,
     ResourceType,
 )
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.errors import BrokerUnavailable, DataGap, SchemaIncompatible
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import Topic

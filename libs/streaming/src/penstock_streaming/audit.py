@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from confluent_kafka import OFFSET_BEGINNING, Message
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.errors import RecordError
 from penstock_schemas.records import AuditEvent

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from penstock_pipelines.loader import DEFINITIONS_FILE, LoadedPipeline, load_pipeline
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_routing.topic import RoutingTopic
 from penstock_schemas.errors import ConfigError, PenstockError, RetryableError
 from penstock_schemas.records import RoutingState

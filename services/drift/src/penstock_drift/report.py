@@ -25,7 +25,7 @@ from penstock_monitoring.observations import Floats, Observations
 from penstock_monitoring.reference import SAMPLE_FILE, SCORE
 from penstock_pipelines.loader import load_pipeline
 from penstock_pipelines.model import PipelineConfig
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.errors import FatalError, PenstockError
 from penstock_schemas.records import DriftEvent
 from penstock_service.logs import configure_logging

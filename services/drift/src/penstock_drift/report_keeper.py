@@ -19,7 +19,7 @@ from typing import Final
 
 from confluent_kafka import Message
 from penstock_monitoring.observations import PARTITION
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.codec import decode_one
 from penstock_schemas.errors import RecordError, RetryableError
 from penstock_schemas.records import DriftEvent

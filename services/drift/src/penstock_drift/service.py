@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_pipelines.model import PipelineConfig
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.schema_files import schema_text
 from penstock_service.health import serve_health

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from penstock_pipelines.loader import LoadedPipeline
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_service.logs import configure_logging
 from prometheus_client import CollectorRegistry
 

@@ -12,7 +12,7 @@ from penstock_service.metrics import LATENCY_BUCKETS
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from penstock_inference.circuit_breaker import STATES, BreakerState
-from penstock_inference.routing import Route, RouteTable
+from penstock_inference.traffic_split import Route, RouteTable
 
 Stage = Literal["decode", "infer", "encode"]
 

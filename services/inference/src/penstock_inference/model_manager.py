@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from penstock_pipelines.model import PipelineConfig
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_routing.topic import RoutingTopic
 from penstock_schemas.errors import ModelUnavailable, PenstockError, RetryableError
 from penstock_schemas.records import ModelVersion, RoutingState
@@ -23,7 +23,8 @@ from penstock_streaming.settings import KafkaSettings
 
 from penstock_inference.model_loader import ModelLoader
 from penstock_inference.model_server import ModelServer, ServedModel
-from penstock_inference.routing import (
+from penstock_inference.scoring import ServingState
+from penstock_inference.traffic_split import (
     Route,
     RouteTable,
     canaries,
@@ -34,7 +35,6 @@ from penstock_inference.routing import (
     shadows,
     variant_of,
 )
-from penstock_inference.scoring import ServingState
 
 logger = logging.getLogger(__name__)
 

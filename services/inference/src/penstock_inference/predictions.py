@@ -14,8 +14,8 @@ from penstock_pipelines.model import PipelineConfig
 from penstock_streaming.handler import MessageBatch
 
 from penstock_inference.model_server import Matrix
-from penstock_inference.routing import Route, Which
 from penstock_inference.tensors import Rows, list_column
+from penstock_inference.traffic_split import Route, Which
 
 PREDICTED = "predicted"
 EXPIRED = "expired"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from confluent_kafka import KafkaException, Producer
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.codec import ColumnarEncoder
 from penstock_schemas.errors import PenstockError
 from penstock_schemas.schema_files import schema_text

@@ -13,7 +13,7 @@ import uuid
 from penstock_pipelines.loader import LoadedPipeline
 from penstock_pipelines.model import PipelineConfig, live_settings
 from penstock_pipelines.watch import PipelineWatch
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import RetryableError
 from penstock_schemas.schema_files import projection, schema_text

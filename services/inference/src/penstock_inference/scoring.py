@@ -37,8 +37,8 @@ from penstock_inference.model_server import (
     SampleRows,
     ServedModel,
 )
-from penstock_inference.routing import CANARY, Route, RouteTable, Which
 from penstock_inference.tensors import RowErrors, Rows, finite_scores
+from penstock_inference.traffic_split import CANARY, Route, RouteTable, Which
 
 ISOLATION_S = 10.0
 """Time to find the rows that a model fails on, seconds; then the batch is tried again."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from penstock_registry.client import RegistrySettings
+from penstock_registry.schema_registry import RegistrySettings
 from penstock_service import settings as service_settings
 from penstock_streaming.settings import KafkaSettings, LoopSettings
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator

@@ -24,9 +24,9 @@ from penstock_inference.metrics import InferenceMetrics
 from penstock_inference.model_server import INPUT, Matrix, ModelServer
 from penstock_inference.predictions import AnsweredBy, Signature, Vectors, prediction_columns
 from penstock_inference.publisher import PredictionPublisher
-from penstock_inference.routing import Route, RouteTable
 from penstock_inference.settings import ShadowSettings
 from penstock_inference.tensors import Rows, finite_scores
+from penstock_inference.traffic_split import Route, RouteTable
 
 logger = logging.getLogger(__name__)
 

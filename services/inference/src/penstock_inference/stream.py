@@ -34,10 +34,10 @@ from penstock_inference.predictions import (
     origin_column,
     prediction_columns,
 )
-from penstock_inference.routing import RouteTable, Which
 from penstock_inference.scoring import Answers, DataPlane, PendingAnswers
 from penstock_inference.shadows import Shadows, ShownRows
 from penstock_inference.tensors import Rows, feature_matrix
+from penstock_inference.traffic_split import RouteTable, Which
 
 Mask = npt.NDArray[np.bool_]
 

@@ -12,7 +12,7 @@ from penstock_features.online import OnlineStore
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_pipelines.model import PipelineConfig, live_settings
 from penstock_pipelines.watch import PipelineWatch
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import FeatureStoreUnavailable
 from penstock_schemas.schema_files import schema_text

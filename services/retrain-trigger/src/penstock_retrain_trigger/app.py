@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.errors import FatalError, RetryableError
 from penstock_service.health import serve_health
 from penstock_streaming.timing import Deadline, Outage
@@ -19,8 +19,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from penstock_retrain_trigger.faust_app import ControlApp, make_app, quieten
 from penstock_retrain_trigger.jobs import JobWatch, RayJobs
-from penstock_retrain_trigger.log import Decisions, RetrainLog
 from penstock_retrain_trigger.metrics import TriggerFamilies, TriggerMetrics
+from penstock_retrain_trigger.retrain_log import Decisions, RetrainLog
 from penstock_retrain_trigger.settings import TriggerSettings
 
 LOG = logging.getLogger(__name__)

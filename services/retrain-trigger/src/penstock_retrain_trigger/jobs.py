@@ -25,9 +25,9 @@ from penstock_schemas.retrain_requests import FAILED, RESUBMITTED, Request
 from penstock_service.fail_points import FailPoints
 from penstock_streaming.timing import Outage
 
-from penstock_retrain_trigger.log import Decisions
 from penstock_retrain_trigger.metrics import TriggerMetrics
 from penstock_retrain_trigger.resubmission import Action, Job, Next, next_action
+from penstock_retrain_trigger.retrain_log import Decisions
 from penstock_retrain_trigger.settings import TriggerSettings
 
 LOG = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Final
 
 from penstock_pipelines.loader import LoadedPipeline, load_pipeline
 from penstock_pipelines.model import PipelineConfig
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_routing.topic import Make, RoutingTopic
 from penstock_schemas.errors import ConfigError
 from penstock_schemas.records import RoutingState

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from penstock_monitoring.intervals import RESAMPLES, paired_bootstrap
+from penstock_monitoring.confidence_intervals import RESAMPLES, paired_bootstrap
 from penstock_training.trainers import Vector
 
 MIN_POSITIVES: Final = 20

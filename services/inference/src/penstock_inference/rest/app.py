@@ -45,9 +45,9 @@ from penstock_inference.rest.limits import (
     until,
 )
 from penstock_inference.rest.protocol import HEADER_LENGTH
-from penstock_inference.routing import Route
 from penstock_inference.scoring import Scored
 from penstock_inference.settings import GatewaySettings
+from penstock_inference.traffic_split import Route
 
 Json = dict[str, Any]
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])

@@ -26,7 +26,6 @@ from penstock_schemas.errors import (
 
 from penstock_inference.model_manager import ModelManager
 from penstock_inference.model_server import INPUT, Matrix, ServedModel
-from penstock_inference.routing import Route
 from penstock_inference.scoring import (
     Answers,
     DataPlane,
@@ -37,6 +36,7 @@ from penstock_inference.scoring import (
     SplitBatch,
     refused,
 )
+from penstock_inference.traffic_split import Route
 
 CALLS: Final = 2
 """Calls of one model on their way at once: one at the model, one on its way to it."""

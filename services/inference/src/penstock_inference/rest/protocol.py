@@ -22,7 +22,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from penstock_schemas.errors import DecodeError, RecordError, SchemaError, ShapeMismatch
 
 from penstock_inference.model_server import DTYPE, INPUT, OUTPUT, Matrix
-from penstock_inference.routing import Route
+from penstock_inference.traffic_split import Route
 
 HEADER_LENGTH: Final = "Inference-Header-Content-Length"
 LARGEST_TIMEOUT_US: Final = 10**15

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from penstock_pipelines.model import Retrain
-from penstock_registry.client import RegistryClient
+from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.codec import decode_one, encode_one
 from penstock_schemas.errors import BrokerUnavailable, RecordError, RuleViolation
 from penstock_schemas.records import RetrainEvent

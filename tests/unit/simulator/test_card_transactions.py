@@ -9,8 +9,8 @@ from penstock_features.history import history
 from penstock_monitoring.psi import psi
 from penstock_monitoring.reference import make_reference
 from penstock_pipelines.loader import load_pipeline
+from penstock_simulator.card_transactions import CardTransactions
 from penstock_simulator.generators import Drift, DriftKind, make_generator
-from penstock_simulator.transactions import CardTransactions
 from penstock_training.training_set import training_set
 from sklearn.metrics import roc_auc_score
 

@@ -8,7 +8,7 @@ from harness.inference import WIDTH, version
 from hypothesis import given
 from hypothesis import strategies as st
 from penstock_inference.model_server import ServedModel
-from penstock_inference.routing import RouteTable, route_table, variant_of
+from penstock_inference.traffic_split import RouteTable, route_table, variant_of
 from penstock_schemas.records import ModelVersion, RoutingState
 
 KEYS: list[bytes | None] = [f"account-{number}".encode() for number in range(20_000)]

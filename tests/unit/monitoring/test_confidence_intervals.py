@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from penstock_monitoring.intervals import paired_bootstrap
+from penstock_monitoring.confidence_intervals import paired_bootstrap
 
 
 @pytest.mark.parametrize("stratified", [True, False])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from penstock_registry.client import RegistryClient, RegistrySettings
+from penstock_registry.schema_registry import RegistryClient, RegistrySettings
 from penstock_schemas.errors import (
     ConfigError,
     RegistryUnavailable,
