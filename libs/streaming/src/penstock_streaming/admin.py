@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -26,7 +26,6 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     NewTopic,
     ResourceType,
 )
-from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.errors import BrokerUnavailable, DataGap, SchemaIncompatible
 from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import Topic
@@ -35,6 +34,10 @@ from penstock_streaming.clients import TopicsClient
 from penstock_streaming.errors import error_of, penstock_error
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
+
+if TYPE_CHECKING:
+    # Its client takes as long to import as all of the loop, which asks for a topic's id only.
+    from penstock_registry.schema_registry import RegistryClient
 
 logger = logging.getLogger(__name__)
 
