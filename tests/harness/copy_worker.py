@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--incarnation", required=True)
     parser.add_argument("--commit-interval-s", type=float, default=0.1)
     parser.add_argument("--journal-dir", type=Path)
-    parser.add_argument("--wrapper")
+    parser.add_argument("--wrapper", default="")
     parser.add_argument("--group-protocol", choices=["classic", "consumer"], default="classic")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)

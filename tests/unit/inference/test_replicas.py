@@ -13,7 +13,7 @@ from harness.inference import MemoryReports
 from harness.waiting import eventually
 from penstock_inference import replicas
 from penstock_inference.__main__ import main
-from penstock_inference.replicas import MOST_ENDED, SILENT_S, Heartbeat, Replicas, Report
+from penstock_inference.replicas import MOST_ENDED, SILENT_S, UNREAD_S, Heartbeat, Replicas, Report
 from penstock_service.metrics import families_of
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -82,7 +82,9 @@ def test_replica_is_live_while_it_reports(
     assert list(store.reports) == ["a"], "what is gone is forgotten"
     assert known.read_reports() == [], "and told once"
     clock.now_s += SILENT_S
-    assert known.live == [], "nobody has to read for it"
+    assert len(known.live) == 1, "a reading that takes its time is no silence of replicas"
+    clock.now_s += UNREAD_S
+    assert known.live == [], "but nobody lives for ever on one reading"
 
 
 def test_last_report_ends_a_replica_at_once(store: MemoryReports, known: Replicas) -> None:
@@ -123,7 +125,7 @@ def test_many_ended_replicas_become_one_sum(
         ours.report(is_closed=True)
         known.read_reports()
         assert f"records_total {number + 1}.0" in page(known)
-    assert len(known._heard) == MOST_ENDED
+    assert len(known._known.heard) == MOST_ENDED
 
 
 def test_the_gateway_counts_and_is_no_replica(store: MemoryReports, known: Replicas) -> None:
@@ -139,7 +141,7 @@ def test_the_gateway_counts_and_is_no_replica(store: MemoryReports, known: Repli
 def heard(known: Replicas, told: Callable[[Report], bool]) -> None:
     def read() -> bool:
         known.read_reports()
-        return any(told(h.report) for h in known._heard.values())
+        return any(told(h.report) for h in known._known.heard.values())
 
     eventually(read, 10.0, every_s=0.02)
 

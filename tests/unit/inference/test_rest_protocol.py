@@ -215,3 +215,22 @@ def test_binary_numbers_that_are_not_finite(caller: Caller, value: float) -> Non
     raw = np.array([0.0, value, 0.0], "<f4").tobytes()
     answer = caller.post(INFER, head + raw, f"{protocol.HEADER_LENGTH}: {len(head)}")
     assert (answer.status, answer.json()["field"]) == (400, "features[1]")
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "got"),
+    [
+        ("inputs twice", "inputs", "2 entries"),
+        ("a longish id", "id", "257 characters"),
+        ("no inputs", "inputs", "[]"),
+    ],
+)
+def test_breach_of_a_bound_tells_what_came(caller: Caller, name: str, field: str, got: str) -> None:
+    answer = caller.post(INFER, BODIES[name])
+    assert (answer.status, answer.json()["field"], answer.json()["got"]) == (400, field, got)
+
+
+def test_text_that_is_no_utf_8_is_refused_in_a_field_that_nobody_reads(caller: Caller) -> None:
+    body = tensor()[:-1] + b', "comment": "\xff"}'
+    answer = caller.post(INFER, body)
+    assert answer.status == 400

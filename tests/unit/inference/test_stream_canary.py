@@ -68,6 +68,26 @@ def canaried(handler: InferenceHandler, scorer: FakeScorer, now: list[float]) ->
     return handler
 
 
+def test_batch_without_rows_of_a_canary_leaves_its_probe_to_one_with_rows(
+    canaried: InferenceHandler, scorer: FakeScorer, now: list[float]
+) -> None:
+    serving = canaried.plane.serving
+    other = Share(route("3", "canary"), 4000, 8000)
+    serving.swap_table(RouteTable("tiny", 3, route("1"), (*TABLE.canaries, other)))
+    breakers = serving.breakers
+    while breakers.is_closed(CANARY):
+        breakers.record_failure(CANARY, ModelUnavailable("away"))
+    now[0] += breakers.retry_after_s(CANARY) + 1.0
+    before = breakers.state(CANARY)
+    of_others = [i for i in range(ROWS) if not IS_CANARYS[i]]
+    messages = batch([framed(vector(i)) for i in of_others])
+    messages.keys[:] = [MESSAGES.keys[i] for i in of_others]  # type: ignore[index]
+    handle(canaried, messages)
+    assert breakers.state(CANARY) is before
+    handle(canaried)
+    assert breakers.is_closed(CANARY), "its rows were the probe"
+
+
 def serve(handler: InferenceHandler, table: RouteTable) -> None:
     """Have the handler start afresh with a table: no circuit is open."""
     serving = ServingState("tiny", handler.metrics)

@@ -32,7 +32,7 @@ def test_one_admin_client_per_process_and_configuration_while_a_loop_has_it(
 
 def test_a_loop_has_the_clients_and_the_handler_it_was_given_unless_a_setting_wraps_them() -> None:
     clients, handler = FakeClients(FakeBroker()), Stateless()
-    assert wrapped(None, clients, handler) == (clients, handler)  # type: ignore[arg-type]
+    assert wrapped("", clients, handler) == (clients, handler)  # type: ignore[arg-type]
     name = f"{__name__}:swapped=x=y"
     assert wrapped(name, clients, handler) == ("x=y", clients)  # type: ignore[arg-type]
 

@@ -10,8 +10,6 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +29,7 @@ from penstock_schemas.schema_files import schema_text
 from penstock_schemas.topics import Topic
 
 from penstock_streaming.clients import TopicsClient
-from penstock_streaming.errors import error_of, penstock_error
+from penstock_streaming.errors import client_errors, error_of
 from penstock_streaming.settings import KafkaSettings
 from penstock_streaming.timing import Deadline
 
@@ -196,7 +194,7 @@ def plan_topics(admin: Any, topics: Sequence[Topic], timeout_s: float) -> list[C
 
 
 def _partitions(admin: Any, timeout_s: float) -> dict[str, int]:
-    with _broker_errors("reading the topics"):
+    with client_errors("reading the topics"):
         metadata = admin.list_topics(timeout=timeout_s)
     return {name: len(t.partitions) for name, t in metadata.topics.items() if t.error is None}
 
@@ -204,7 +202,7 @@ def _partitions(admin: Any, timeout_s: float) -> dict[str, int]:
 def _configs(admin: Any, names: list[str], timeout_s: float) -> dict[str, dict[str, str]]:
     if not names:
         return {}
-    with _broker_errors("reading the topics' configuration"):
+    with client_errors("reading the topics' configuration"):
         futures = admin.describe_configs(
             [ConfigResource(ResourceType.TOPIC, name) for name in names],
             request_timeout=timeout_s,
@@ -224,7 +222,7 @@ def change_topics(admin: Any, changes: Sequence[Change], timeout_s: float) -> No
         if c.topic
     ]
     if new:
-        with _broker_errors("creating topics"):
+        with client_errors("creating topics"):
             _finish(admin.create_topics(new, request_timeout=timeout_s), timeout_s)
     more = [
         NewPartitions(c.target, c.topic.partitions)
@@ -232,11 +230,11 @@ def change_topics(admin: Any, changes: Sequence[Change], timeout_s: float) -> No
         if c.topic
     ]
     if more:
-        with _broker_errors("adding partitions"):
+        with client_errors("adding partitions"):
             _finish(admin.create_partitions(more, request_timeout=timeout_s), timeout_s)
     altered = [_config_resource(c) for c in chosen[Action.ALTER_CONFIG]]
     if altered:
-        with _broker_errors("altering the topics' configuration"):
+        with client_errors("altering the topics' configuration"):
             futures = admin.incremental_alter_configs(altered, request_timeout=timeout_s)
             _finish(futures, timeout_s)
 
@@ -267,16 +265,6 @@ def wait_visible(admin: Any, topics: Sequence[Topic], timeout_s: float) -> None:
         if deadline.expired:
             raise BrokerUnavailable(f"topic {missing[0]} does not appear in {VISIBLE_S:.0f} s")
         pause.wait(_POLL_S)
-
-
-@contextmanager
-def _broker_errors(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except KafkaException as exc:
-        raise penstock_error(error_of(exc), doing) from exc
-    except FutureTimeout as exc:
-        raise BrokerUnavailable(f"{doing}: no answer in time") from exc
 
 
 class TopicIdentity:
@@ -330,6 +318,7 @@ class TopicIdentity:
             found = str(answer.result(0).topic_id)
         except KafkaException as exc:
             logger.debug("%s: its id is not known: %s", self._topic, error_of(exc).name())
+            self._ask_at = 0.0  # a topic made again before its id is known would go unnoticed
             return
         if self._known is not None and found != self._known:
             reason = f"the topic was deleted and made again (id {self._known}, now {found})"

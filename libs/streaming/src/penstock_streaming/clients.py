@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -12,9 +13,12 @@ from weakref import WeakValueDictionary
 
 from confluent_kafka import Consumer, Message, Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
+from penstock_schemas.errors import ConfigError
 
 from penstock_streaming.dead_letters import Header
 from penstock_streaming.handler import Handler
+
+logger = logging.getLogger(__name__)
 
 RebalanceCallback = Callable[[Any, list[TopicPartition]], None]
 
@@ -172,16 +176,25 @@ LoopWrapper = Callable[[str, Clients, Handler], tuple[Clients, Handler]]
 """Given an argument and a loop's clients and handler, returns those to be used in their place."""
 
 
-def wrapped(wrapper: str | None, clients: Clients, handler: Handler) -> tuple[Clients, Handler]:
-    """Return clients and handler as `LoopSettings.wrapper` has them: unchanged where it is unset.
+def wrapped(wrapper: str, clients: Clients, handler: Handler) -> tuple[Clients, Handler]:
+    """Return clients and handler as `LoopSettings.wrapper` has them: unchanged where it is empty.
 
     Parameters
     ----------
     wrapper
         ``package.module:function=argument``; the function is a `LoopWrapper`.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such function.
     """
-    if wrapper is None:
+    if not wrapper:
         return clients, handler
     name, _, argument = wrapper.partition("=")
-    wrap: LoopWrapper = resolve_name(name)
+    try:
+        wrap: LoopWrapper = resolve_name(name)
+    except (ImportError, AttributeError) as exc:
+        raise ConfigError(f"LOOP__WRAPPER: no function {name!r}: {exc}") from exc
+    logger.warning("the loop's clients and handler are wrapped by %s", wrapper)
     return wrap(argument, clients, handler)

@@ -160,7 +160,7 @@ class FencedWriter:
             except BufferError:
                 if deadline.expired:
                     raise AbortRequired("the producer's queue stays full") from None
-                client.poll(_POLL_S)
+                self._serve(client)
             except CLIENT_EXCEPTIONS as exc:
                 raise self._failure(self._cause(exc)) from exc
 
@@ -285,6 +285,13 @@ class FencedWriter:
                 is_retriable = transaction_class(error_of(exc)) is TransactionClass.RETRIABLE
                 if not is_retriable or deadline.expired:
                     raise self._failure(exc) from exc
+
+    def _serve(self, client: Producer) -> None:
+        """Serve callbacks while the queue is full."""
+        try:
+            client.poll(_POLL_S)
+        except CLIENT_EXCEPTIONS as exc:
+            raise self._failure(self._cause(exc)) from exc
 
     def _cause(self, exc: BaseException) -> BaseException:
         """Return what made the producer useless: `produce` says only that it is, a call why."""

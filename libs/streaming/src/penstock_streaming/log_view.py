@@ -21,9 +21,10 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 from penstock_schemas.errors import BrokerUnavailable, ConfigError
 
+from penstock_streaming.admin import admin_client
 from penstock_streaming.errors import (
     ErrorCategory,
     category_of,
@@ -329,8 +330,7 @@ class LogView:
 
     def _admin_client(self) -> Any:
         if self._admin is None:
-            config: dict[str, Any] = self._kafka.as_librdkafka()
-            self._admin = AdminClient(config)
+            self._admin = admin_client(self._kafka)
         return self._admin
 
 

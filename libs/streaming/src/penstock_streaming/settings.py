@@ -244,9 +244,9 @@ class LoopSettings(BaseModel):
     worker exits. Our transactional id is ours alone, so the usual cause is our own time-out."""
     max_output_bytes: PositiveInt = 1_000_000
     """Largest key plus value of an output record; the row of a larger one is a dead letter."""
-    wrapper: str | None = None
+    wrapper: str = Field(default="", pattern=r"^$|^[\w.]+:\w+=.*$")
     """``package.module:function=argument`` that wraps the loop's clients and handler: tests inject
-    faults by it."""
+    faults by it; empty in any deployment."""
     journal_dir: Path | None = None
     """Folder, shared by the workers of a host, that tells which records were in flight when one was
     killed; without it no record is ever found to be poison."""

@@ -21,7 +21,7 @@ from confluent_kafka import Message
 from penstock_monitoring.observations import PARTITION
 from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.codec import decode_one
-from penstock_schemas.errors import RecordError, RetryableError
+from penstock_schemas.errors import PenstockError, RecordError, RetryableError
 from penstock_schemas.records import DriftEvent
 from penstock_schemas.schema_files import schema_text
 from penstock_streaming.log_view import LogView
@@ -32,6 +32,7 @@ from penstock_drift.settings import DriftSettings
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 1.0
+REFUSED_WAIT_S: Final = 10.0
 STOP_S: Final = 5.0
 LAST_LINES: Final = 3
 
@@ -86,9 +87,9 @@ class ReportKeeper:
         while not self._stop.is_set():
             try:
                 self._follow()
-            except RetryableError as exc:
+            except PenstockError as exc:  # the broker's: a refusal may pass as an outage does
                 logger.warning("reports have to wait: %s", exc)
-                self._stop.wait(POLL_S)
+                self._stop.wait(POLL_S if isinstance(exc, RetryableError) else REFUSED_WAIT_S)
             except Exception:
                 # Reports are for people: without them the service still does its work.
                 logger.exception("no more reports until the next start")

@@ -257,6 +257,7 @@ class Watch:
     def run(self, stop: threading.Event) -> None:
         """Deploy and watch until ``stop``, then delete what was deployed."""
         try:
+            self._forget_earlier_replicas()
             self._applications.deploy()
             while not stop.wait(TURN_S if self.ready else STARTING_TURN_S):
                 self.turn()
@@ -265,6 +266,13 @@ class Watch:
         except Exception:
             # The main thread sees the end of this one.
             logger.exception("ray")
+
+    def _forget_earlier_replicas(self) -> None:
+        """Delete the reports of earlier deployments; they are not read, so it may fail."""
+        try:
+            self._applications.reports.delete_all_reports()
+        except Exception as exc:
+            logger.warning("ray: %s: %s", type(exc).__name__, exc)
 
     def turn(self) -> None:
         """Look once: read the replicas' reports, apply the wanted scale, ask Serve."""
@@ -321,8 +329,6 @@ def run(settings: InferenceSettings, stop: threading.Event, listen: Callable[[],
             raise ConfigError(f"{exc.strerror}; change PENSTOCK_INFERENCE_METRICS_PORT") from exc
         listen()
         connect(settings)
-        applications.reports.delete_all_reports()
-        listen()
         thread = threading.Thread(target=watch.run, args=(stop,), name="watch", daemon=True)
         thread.start()
         while not stop.wait(TURN_S):

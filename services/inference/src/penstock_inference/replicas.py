@@ -33,6 +33,8 @@ BEAT_S: Final = 1.0
 """Time between two reports of a replica in which nothing changes, seconds."""
 SILENT_S: Final = 5.0
 """Silence after which a replica counts as gone, seconds."""
+UNREAD_S: Final = 30.0
+"""Time without a reading after which no replica counts as alive, seconds."""
 MOST_ENDED: Final = 32
 """Ended replicas that are kept one by one, for one that was only frozen reports again."""
 GCS_TIMEOUT_S: Final = 2.0
@@ -154,7 +156,11 @@ class Heartbeat:
     def _run(self) -> None:
         due = 0.0
         while not self._closing.wait(LOOK_S):
-            is_ready = self._is_ready()
+            try:
+                is_ready = self._is_ready()
+            except Exception:
+                logger.exception("heartbeat: whether it is ready is not known")
+                is_ready = False
             if is_ready != self._report.is_ready or time.monotonic() >= due:
                 due = time.monotonic() + BEAT_S
                 self._report.is_ready = is_ready
@@ -178,6 +184,26 @@ class _Heard:
     at_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What one reading knows; replaced as a whole, so that nobody sees a replica twice.
+
+    Parameters
+    ----------
+    heard
+        By replica.
+    ended
+        The sum of the metrics of those that have ended and are in ``heard`` no longer.
+    read_at_s
+        When the reports were read: a replica is silent if it was so then, for the next reading
+        may take its time.
+    """
+
+    heard: dict[str, _Heard]
+    ended: list[Family]
+    read_at_s: float
+
+
 @dataclass(slots=True)
 class Replicas:
     """The replicas of one deployment by their reports; one thread reads, any may ask.
@@ -190,13 +216,12 @@ class Replicas:
 
     store: ReportStore
     clock: Callable[[], float] = time.monotonic
-    _heard: dict[str, _Heard] = field(default_factory=dict)
-    _ended: list[Family] = field(default_factory=list)
+    _known: _Known = field(default_factory=lambda: _Known({}, [], 0.0))
 
     def read_reports(self) -> list[Report]:
         """Read the reports; return those of replicas that have gone since, and forget them."""
         reports, now_s = self.store.all_reports(), self.clock()
-        heard = dict(self._heard)
+        heard, sum_of_ended = dict(self._known.heard), self._known.ended
         for key, text in reports.items():
             report = msgspec.msgpack.decode(text, type=Report)
             if key not in heard or heard[key].report.beat != report.beat:
@@ -206,24 +231,28 @@ class Replicas:
             self.store.delete_report(key)
         found = [heard[key].report for key in gone]
         ended = [key for key, each in heard.items() if not self._lives(each, now_s)]
+        ended.sort(key=lambda key: heard[key].at_s)
         for key in ended[:-MOST_ENDED]:
             old = heard.pop(key).report.metrics
-            self._ended = merged([(self._ended, False), (old, False)])
-        self._heard = heard
+            sum_of_ended = merged([(sum_of_ended, False), (old, False)])
+        self._known = _Known(heard, sum_of_ended, now_s)
         return found
 
     @property
     def live(self) -> list[Report]:
         """The routers that have been heard of lately."""
-        now_s = self.clock()
-        heard = self._heard.values()
-        return [h.report for h in heard if h.report.pipeline and self._lives(h, now_s)]
+        known, now_s = self._known, self._judged_at_s()
+        return [
+            heard.report
+            for heard in known.heard.values()
+            if heard.report.pipeline and self._lives(heard, now_s)
+        ]
 
     def metrics_page(self) -> bytes:
         """Return the metrics of all replicas and of the gateway as one exposition."""
-        now_s = self.clock()
-        each = [(h.report.metrics, self._lives(h, now_s)) for h in self._heard.values()]
-        return exposition(merged([(self._ended, False), *each]))
+        known, now_s = self._known, self._judged_at_s()
+        each = [(heard.report.metrics, self._lives(heard, now_s)) for heard in known.heard.values()]
+        return exposition(merged([(known.ended, False), *each]))
 
     def replicas_page(self) -> bytes:
         """Return the routers as JSON: pipeline, node, pid and whether they take records."""
@@ -232,6 +261,11 @@ class Replicas:
             for r in self.live
         ]
         return json.dumps(rows).encode()
+
+    def _judged_at_s(self) -> float:
+        """Return the time of the last reading, or now if that is too long ago to go by."""
+        now_s, read_at_s = self.clock(), self._known.read_at_s
+        return read_at_s if now_s - read_at_s < UNREAD_S else now_s
 
     @staticmethod
     def _lives(heard: _Heard, now_s: float) -> bool:

@@ -347,8 +347,9 @@ class SplitBatch:
         self._matrix = matrix
         self._wanted = which
         self._asked = which.copy()
-        for index, route in enumerate(self._routes[1:], 1):
-            if not breakers.allow_call(route.model.name):
+        # Only of those with rows: whoever is allowed in a half-open breaker has taken the probe.
+        for index in map(int, np.unique(which)):
+            if index and not breakers.allow_call(self._routes[index].model.name):
                 self._asked[which == index] = 0
         self.parts = [self._part(int(index)) for index in np.unique(self._asked)]
         """Of the champion first, then of each canary that may be asked."""

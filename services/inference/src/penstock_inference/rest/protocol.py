@@ -272,9 +272,10 @@ def parse_index(body: bytes) -> IndexBody:
 
 def _decoded(decoder: msgspec.json.Decoder[Body], body: bytes, width: int = 1) -> Body:
     try:
+        str(body, "utf-8")  # the decoder skips the text of fields that it does not know
         return decoder.decode(body)
     except msgspec.ValidationError as exc:
-        raise _named(str(exc), width) from exc
+        raise _named(str(exc), width, body) from exc
     except (ValueError, RecursionError) as exc:
         # JSON can write half a character; UTF-8, which records are written in, cannot.
         half = _HALF.search(body)
@@ -295,7 +296,7 @@ _WRONG: Final = re.compile(r"Expected (?P<expected>.*?)(?:, got `(?P<got>.*)`)?"
 _TENSOR: Final = re.compile(r"inputs\[0\]\.(shape|data)((?:\[\d+\])*)|(features)(\[\d+\])")
 
 
-def _named(text: str, width: int) -> RecordError:
+def _named(text: str, width: int, body: bytes) -> RecordError:
     """Return msgspec's error with its path as the contract's field.
 
     A number of a tensor is named by its feature: ``$.inputs[0].data[1][2]`` is ``features[5]`` of a
@@ -309,10 +310,10 @@ def _named(text: str, width: int) -> RecordError:
         return SchemaError("missing", field=field, expected="a value", got="nothing")
     wrong = _WRONG.fullmatch(what)
     expected = wrong["expected"].replace("`", "") if wrong else "a finite 32-bit number"
-    got = wrong["got"] if wrong else what
+    got = (wrong["got"] or _given(body, path)) if wrong else what
     if not path:
         return DecodeError("invalid JSON", expected="a JSON object", got=got)
-    message = "wrong type" if wrong and got else "wrong value"
+    message = "wrong type" if wrong and wrong["got"] else "wrong value"
     tensor = _TENSOR.fullmatch(path)
     if tensor is None:
         return SchemaError(message, field=path, expected=expected, got=got)
@@ -325,6 +326,23 @@ def _named(text: str, width: int) -> RecordError:
         return SchemaError("wrong type", field="data", expected=expected, got=got)
     flat = at[0] if len(at) == 1 else at[0] * width + at[1]
     return _not_finite(flat, got or "a number beyond it")
+
+
+def _given(body: bytes, path: str) -> str | None:
+    """Return what stands at a path of a body, in short: a breach of a bound does not tell."""
+    value = msgspec.json.decode(body)
+    for step in re.findall(r"\w+", path):
+        if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
+            return None
+    if isinstance(value, str):
+        return f"{len(value)} characters"
+    if isinstance(value, list) and not all(isinstance(each, int | float) for each in value):
+        return f"{len(value)} entries"
+    return msgspec.json.encode(value).decode()[:80]
 
 
 def _split(header_length: str, size: int) -> int:
