@@ -16,7 +16,7 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 from harness.waiting import eventually
 from penstock_schemas.topics import Topic
 
@@ -38,10 +38,26 @@ def own_topics(bootstrap: str, topics: Iterable[Topic | NewTopic]) -> Iterator[l
     client = AdminClient({"bootstrap.servers": bootstrap})  # its futures fail once it is gone
     for made in client.create_topics(wanted).values():
         made.result(CALL_S)
+    eventually(lambda: _have_leaders(client, wanted), CALL_S, "the topics have leaders")
     try:
         yield names
     finally:
         delete_topics(bootstrap, names)
+
+
+def _have_leaders(client: AdminClient, topics: Iterable[NewTopic]) -> bool:
+    """Return whether each partition's end can be asked for: one just made has no leader yet."""
+    wanted = {
+        TopicPartition(topic.topic, number): OffsetSpec.latest()
+        for topic in topics
+        for number in range(topic.num_partitions)
+    }
+    try:
+        for end in client.list_offsets(wanted).values():
+            end.result(CALL_S)
+    except KafkaException:
+        return False
+    return True
 
 
 def delete_topics(bootstrap: str, names: Iterable[str]) -> None:
