@@ -124,7 +124,7 @@ class InferenceFamilies:
         )
         self.isolations = Counter(
             "penstock_inference_isolations_total",
-            "Batches searched for the rows that the model fails on.",
+            "AdaptiveBatcher searched for the rows that the model fails on.",
             ["pipeline"],
             registry=registry,
         )

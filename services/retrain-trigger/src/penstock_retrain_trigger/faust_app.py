@@ -23,7 +23,7 @@ from penstock_streaming.timing import Outage
 from penstock_retrain_trigger.jobs import JobWatch
 from penstock_retrain_trigger.settings import TriggerSettings
 
-LOG = logging.getLogger("penstock_retrain_trigger.agents")
+LOG = logging.getLogger("penstock_retrain_trigger.faust_app")
 """Not this module's own, under which Faust logs for the classes below."""
 LONGEST_WAIT_S: Final = 10.0
 OnFatal = Callable[[BaseException], None]
