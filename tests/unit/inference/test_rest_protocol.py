@@ -234,3 +234,10 @@ def test_text_that_is_no_utf_8_is_refused_in_a_field_that_nobody_reads(caller: C
     body = tensor()[:-1] + b', "comment": "\xff"}'
     answer = caller.post(INFER, body)
     assert answer.status == 400
+
+
+def test_breach_of_a_bound_before_bytes_that_are_no_json_is_refused(caller: Caller) -> None:
+    answer = caller.post(INFER, tensor(name="x" * 10)[:-1] + b', "id": "' + b"x" * 300 + b'", }')
+    assert answer.status == 400
+    answer = caller.post(INFER, b'{"id": "' + b"x" * 300 + b'", ')
+    assert (answer.status, answer.json()["got"]) == (400, "invalid JSON")

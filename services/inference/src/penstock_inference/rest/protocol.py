@@ -330,7 +330,10 @@ def _named(text: str, width: int, body: bytes) -> RecordError:
 
 def _given(body: bytes, path: str) -> str | None:
     """Return what stands at a path of a body, in short: a breach of a bound does not tell."""
-    value = msgspec.json.decode(body)
+    try:
+        value = msgspec.json.decode(body)
+    except (ValueError, RecursionError):  # behind the breach: no JSON
+        return "invalid JSON"
     for step in re.findall(r"\w+", path):
         if isinstance(value, list) and step.isdecimal() and int(step) < len(value):
             value = value[int(step)]
