@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from penstock_schemas.errors import FatalError, RegistryUnavailable
 from penstock_service import loop_thread
-from penstock_service.loop_thread import LoopThread
+from penstock_service.loop_thread import LoopThread, run_loops
 
 JOIN_S = 10.0
 
@@ -102,3 +102,22 @@ def test_waiting_for_the_start_ends_and_what_was_opened_is_closed() -> None:
     assert closed == ["closed"]
     assert thread.has_failed
     assert isinstance(thread.error, FatalError)
+
+
+@pytest.mark.parametrize(("error", "code"), [(None, 0), (FatalError("no"), 1)])
+def test_loops_of_a_service_end_together_and_a_failure_is_its_exit_code(
+    error: Exception | None, code: int
+) -> None:
+    stop = threading.Event()
+    loops = [StandInLoop(), StandInLoop(error)]
+    threads = [
+        LoopThread("loop", lambda loop=loop: loop, stop, start_timeout_s=JOIN_S, stuck_after_s=1.0)
+        for loop in loops
+    ]
+    if error is None:
+        threading.Timer(0.05, stop.set).start()
+    found = run_loops(
+        threads, stop, host="127.0.0.1", port=0, metrics=lambda: b"", drain_timeout_s=JOIN_S
+    )
+    assert found == code
+    assert not any(each.thread.is_alive() for each in threads)

@@ -9,15 +9,21 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from penstock_schemas.errors import FatalError, RetryableError
+
+from penstock_service.health import serve_health
 
 logger = logging.getLogger(__name__)
 
 GC_THRESHOLDS: Final = (100_000, 20, 100)
 """Allocations before a young collection, and young ones before an older generation's."""
+
+
+LEAVE_S: Final = 4.0
+"""Time beyond its drain in which a loop leaves its group and closes its clients, seconds."""
 
 
 class Loop(Protocol):
@@ -142,3 +148,42 @@ def collect_seldom() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+
+
+def run_loops(
+    threads: Sequence[LoopThread],
+    stop: threading.Event,
+    *,
+    host: str,
+    port: int,
+    metrics: Callable[[], bytes],
+    drain_timeout_s: float,
+) -> int:
+    """Run the loops of a service, with its probes and metrics, until ``stop`` is set.
+
+    Parameters
+    ----------
+    host, port, metrics
+        As `serve_health` takes them.
+    drain_timeout_s
+        Time of a loop to finish and commit, seconds.
+
+    Returns
+    -------
+    The exit code: 0 after a stop, 1 if a loop failed.
+    """
+    for each in threads:
+        each.thread.start()
+    with serve_health(
+        host,
+        port,
+        live=lambda: all(each.is_live for each in threads),
+        ready=lambda: all(each.is_ready for each in threads),
+        metrics=metrics,
+    ):
+        stop.wait()
+        for each in threads:
+            each.stop()
+        for each in threads:
+            each.thread.join(drain_timeout_s + LEAVE_S)
+    return 1 if any(each.has_failed for each in threads) else 0

@@ -12,8 +12,7 @@ from penstock_pipelines.model import PipelineConfig
 from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.schema_files import schema_text
-from penstock_service.health import serve_health
-from penstock_service.loop_thread import LoopThread
+from penstock_service.loop_thread import LoopThread, run_loops
 from penstock_streaming.clients import ConfluentClients, ConsumerClient
 from penstock_streaming.handler import Handler
 from penstock_streaming.metrics import LoopMetrics
@@ -163,8 +162,6 @@ def run(settings: DriftSettings, stop: threading.Event) -> int:
             loops.metrics.quality.export()
         return generate_latest(registry)
 
-    for thread in threads:
-        thread.thread.start()
     keeper = ReportKeeper(
         settings,
         {
@@ -173,20 +170,17 @@ def run(settings: DriftSettings, stop: threading.Event) -> int:
         },
     )
     keeper.start_thread()
-    with serve_health(
-        settings.metrics_host,
-        settings.metrics_port,
-        live=lambda: all(thread.is_live for thread in threads),
-        ready=lambda: all(thread.is_ready for thread in threads),
-        metrics=metrics,
-    ):
-        stop.wait()
-        for thread in threads:
-            thread.stop()
-        for thread in threads:
-            thread.thread.join(settings.loop.drain_timeout_s + 4.0)
+    try:
+        return run_loops(
+            threads,
+            stop,
+            host=settings.metrics_host,
+            port=settings.metrics_port,
+            metrics=metrics,
+            drain_timeout_s=settings.loop.drain_timeout_s,
+        )
+    finally:
         keeper.close()
-    return 1 if any(thread.has_failed for thread in threads) else 0
 
 
 def _threads(

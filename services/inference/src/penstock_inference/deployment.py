@@ -47,6 +47,10 @@ def router_app(pipeline: str) -> str:
     return f"router-{pipeline}"
 
 
+WORKER_ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1"}
+"""Variables of replica workers: what must be set before a library is imported."""
+
+
 def connect(settings: InferenceSettings) -> None:
     """Connect this process to Ray and start Serve's HTTP proxy.
 
@@ -61,17 +65,12 @@ def connect(settings: InferenceSettings) -> None:
         namespace=NAMESPACE,
         log_to_driver=False,
         configure_logging=False,
-        runtime_env={"env_vars": worker_environment(settings)},
+        runtime_env={"env_vars": WORKER_ENVIRONMENT},
     )
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(host=settings.gateway_host, port=settings.gateway_port),
     )
-
-
-def worker_environment(settings: InferenceSettings) -> dict[str, str]:
-    """Return the variables of replica workers: what must be set before a library is imported."""
-    return {"OMP_NUM_THREADS": "1"}
 
 
 def _await_port(address: str, timeout_s: float) -> None:

@@ -16,8 +16,7 @@ from penstock_registry.schema_registry import RegistryClient
 from penstock_schemas.codec import ColumnarDecoder, ColumnarEncoder
 from penstock_schemas.errors import FeatureStoreUnavailable
 from penstock_schemas.schema_files import schema_text
-from penstock_service.health import serve_health
-from penstock_service.loop_thread import LoopThread
+from penstock_service.loop_thread import LoopThread, run_loops
 from penstock_streaming.metrics import LoopMetrics
 from penstock_streaming.processor import Processor
 from penstock_streaming.settings import LoopSettings
@@ -172,18 +171,11 @@ def run(settings: IngestSettings, stop: threading.Event) -> int:
     families = LoopMetrics(registry), IngestFamilies(registry)
     pipelines = [load_pipeline(Path(folder)) for folder in settings.pipelines]
     threads = [PipelineLoop(loaded, settings, families).thread(stop) for loaded in pipelines]
-    for loop in threads:
-        loop.thread.start()
-    with serve_health(
-        settings.metrics_host,
-        settings.metrics_port,
-        live=lambda: all(loop.is_live for loop in threads),
-        ready=lambda: all(loop.is_ready for loop in threads),
+    return run_loops(
+        threads,
+        stop,
+        host=settings.metrics_host,
+        port=settings.metrics_port,
         metrics=lambda: generate_latest(registry),
-    ):
-        stop.wait()
-        for loop in threads:
-            loop.stop()
-        for loop in threads:
-            loop.thread.join(settings.loop.drain_timeout_s + 4.0)
-    return 1 if any(loop.has_failed for loop in threads) else 0
+        drain_timeout_s=settings.loop.drain_timeout_s,
+    )
